@@ -80,7 +80,7 @@ class Root:
 
     def numbered(self, name, prefix):
         """Return the sorted numbers N of the entries `prefix`N in the directory `name`: cpu0, cpu10 but not cpufreq."""
-        return sorted(int(entry[len(prefix):]) for entry in self.names(name, prefix + "[0-9]*") if entry[len(prefix):].isdigit())
+        return sorted(int(entry[len(prefix) :]) for entry in self.names(name, prefix + "[0-9]*") if entry[len(prefix) :].isdigit())
 
     def exists(self, name):
         """Return whether `name` is there, be it a file or a directory."""
