@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Proof of OpenVINO: four INT8 convolutions, the kernel's name from the runtime graph (ONEDNN_VERBOSE breaks OpenVINO's INT8 inference)."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import ainode_proof as proof
+
+
+def convolutions(int8):
+    """Return a model of four 3x3 convolutions over 128 channels of 28x28, with the FakeQuantize operations of a quantized one or without."""
+    import numpy as np
+    import openvino as ov
+    from openvino import opset13 as op
+
+    def constant(value):
+        return op.constant(np.float32(value))
+
+    image = op.parameter([1, 128, 28, 28], np.float32)
+    node = image
+    random = np.random.default_rng(0)
+    for _layer in range(4):
+        weights = np.clip(np.rint(random.standard_normal((128, 128, 3, 3)) * 32), -127, 127).astype(np.int8)
+        if int8:
+            node = op.fake_quantize(node, constant(0), constant(6), constant(0), constant(6), 256)
+            kernel = op.multiply(op.convert(op.constant(weights), np.float32), constant(0.2 / 127))
+        else:
+            kernel = op.constant(weights.astype(np.float32) * np.float32(0.2 / 127))
+        node = op.clamp(op.convolution(node, kernel, [1, 1], [1, 1], [1, 1], [1, 1]), 0.0, 6.0)
+    return ov.Model([op.result(node)], [image])
+
+
+def measure(int8):
+    """Print the convolution kernels' names and the seconds of one inference on one thread as JSON."""
+    import numpy as np
+    import openvino as ov
+
+    # Where the processor has bf16, OpenVINO computes "FP32" models in it unless told not to.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = ov.Core().compile_model(convolutions(int8), "CPU", settings)
+    request = compiled.create_infer_request()
+    image = np.random.default_rng(1).random((1, 128, 28, 28), np.float32)
+    seconds = proof.best_seconds(lambda: request.infer([image]))
+    kernels = {str(node.get_rt_info()["primitiveType"].value) for node in compiled.get_runtime_model().get_ops()
+               if str(node.get_rt_info()["layerType"].value) == "Convolution"}
+    print(json.dumps({"kernels": sorted(kernels), "seconds": seconds}))
+
+
+def main():
+    path = proof.int8_path()
+    int8, _ = proof.again("int8")
+    fp32, _ = proof.again("fp32")
+    share = None
+    if path in proof.WITHOUT:
+        share = proof.again("int8", ONEDNN_MAX_CPU_ISA=proof.WITHOUT[path])[0]["seconds"] / int8["seconds"]
+    kernel = ", ".join(int8["kernels"])
+    expected = {"amx_int8": "amx", "avx512_vnni": "avx512", "avx_vnni": "avx2"}.get(path, "")
+    proof.judge(path, kernel, all(name.endswith("_I8") for name in int8["kernels"]), expected in kernel, fp32["seconds"] / int8["seconds"], share)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(sys.argv[1] == "int8")
+    else:
+        main()
