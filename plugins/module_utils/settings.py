@@ -1,0 +1,509 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt)
+# SPDX-License-Identifier: BSD-2-Clause
+"""How a host is brought to a wanted state, and back: what all state modules share.
+
+A module makes a Plan, which is pure, and `converge` carries it out: values of the kernel's files (written, read back), files of ours,
+and units of other tuners that are stopped. What was there before is recorded in the baseline first (baseline.py).
+
+The plan is the whole truth of its owner: what the baseline holds and the plan no longer asks for goes back to its baseline. Leaving
+a variable out therefore undoes it, and `state: absent` is the empty plan. A check run takes the same decisions and stops before the
+first write.
+
+On a recorded machine the files are plain ones. There a write renders the value as the kernel would: it moves the brackets of
+`always [madvise] never`, and leaves the white space around a value alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import subprocess
+from types import MappingProxyType
+from typing import Callable, Mapping, NamedTuple
+
+from . import baseline as baselines
+from . import cpulist
+from .root import Root, RootError
+
+_CHOSEN = re.compile(r"\[([^\]\s]+)\]")
+_NUMBERED = re.compile(r"/(cpu|policy|node)(\d+)(?=/)")
+_DRAFT = ".ainode-new"
+UNITS = "/etc/systemd/system"
+
+
+class SettingsError(ValueError):
+    """The wanted state cannot be had; the message names the value, what was expected and what to do."""
+
+
+class Setting(NamedTuple):
+    """A value that a kernel file is to have.
+
+    `also` are other texts that the kernel may answer for the same value. A `tolerant` setting takes what the kernel gives: the
+    difference is in the result, and no failure.
+    """
+
+    option: str
+    path: str
+    wanted: str
+    also: tuple[str, ...] = ()
+    tolerant: bool = False
+
+    def is_met_by(self, value):
+        """Return whether `value`, as read from the file, is the wanted one."""
+        return value == self.wanted or value in self.also
+
+
+class Plan(NamedTuple):
+    """What a module wants of a host.
+
+    `files` maps a path to its state (see `file` and `link`). `stopped` are systemd units that must neither run nor start at boot.
+    `starts` is a unit of ours that runs when it or its files have changed. `guard(path, value)` returns why a value must not be
+    written now, or None; it is asked about every change, those back to the baseline included.
+    """
+
+    settings: tuple[Setting, ...] = ()
+    files: Mapping[str, dict] = MappingProxyType({})
+    stopped: tuple[str, ...] = ()
+    starts: str | None = None
+    not_applicable: tuple[dict, ...] = ()
+    warnings: tuple[str, ...] = ()
+    guard: Callable | None = None
+
+
+def file(content, mode=0o644):
+    """Return the state of a regular file."""
+    return {"content": content, "mode": f"{mode:04o}"}
+
+
+def link(target):
+    """Return the state of a symbolic link."""
+    return {"link": target}
+
+
+def current(text):
+    """Return the value that the text of a kernel file stands for: `madvise` of `always [madvise] never`; None for None."""
+    chosen = _CHOSEN.search(text or "")
+    return chosen.group(1) if chosen else text
+
+
+def choices(text):
+    """Return the values that a choice file such as `always [madvise] never` offers."""
+    return text.replace("[", " ").replace("]", " ").split()
+
+
+def rendered(text, value):
+    """Return `text`, the content of a kernel file, as the kernel would show it after `value` was written.
+
+    Raises OSError (EINVAL), as the kernel does, for a value that a choice file does not offer.
+    """
+    if _CHOSEN.search(text):
+        if value not in choices(text):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return re.sub(r"(?<!\S)" + re.escape(value) + r"(?!\S)", f"[{value}]", _CHOSEN.sub(r"\1", text), count=1)
+    return text.replace(text.strip(), value, 1) if text.strip() else value + "\n"
+
+
+class Host(Root):
+    """A Root that is written to. Every write to a host is one of these methods."""
+
+    def has_systemd(self):
+        """Return whether systemd runs this host, so that units can be stopped and started."""
+        return self.is_live and self.is_dir("/run/systemd/system")
+
+    def locked_because(self, name):
+        """Return why nobody on this host may write the kernel file `name`, or None.
+
+        Not being root is no such reason: that is an error of the play.
+        """
+        path = self.path(name)
+        if not self.is_live or os.access(path, os.W_OK):
+            return None
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return "it is mounted read-only: this is a container, and the setting belongs to the machine it runs on"
+        if os.geteuid() != 0:
+            return None
+        if not os.stat(path).st_mode & 0o222:
+            return "this kernel does not let it be changed"
+        return "this container has no right to it: the setting belongs to the machine it runs on"
+
+    def may_write(self, name):
+        """Return whether this process may write the kernel file `name`."""
+        return os.access(self.path(name), os.W_OK)
+
+    def set_value(self, name, value):
+        """Write `value` to the kernel file `name`. Raises OSError with the kernel's errno."""
+        text = value + "\n" if self.is_live else rendered(self.read_bytes(name).decode("utf-8"), value)
+        descriptor = os.open(self.path(name), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+    def file_state(self, name):
+        """Return the state of the file or link `name`, None where there is none."""
+        try:
+            status = os.lstat(self.path(name))
+        except OSError:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            return link(os.readlink(self.path(name)))
+        if not stat.S_ISREG(status.st_mode):
+            raise SettingsError(f"{name} is there and is no regular file: move it away")
+        content = self.read_bytes(name)
+        if content is None:
+            raise SettingsError(f"{name} cannot be read: run as root (become)")
+        return file(content.decode("utf-8", "surrogateescape"), stat.S_IMODE(status.st_mode))
+
+    def put(self, name, state):
+        """Bring the file `name` to `state`; None removes it. Another process sees the old file or the new one, never half of one."""
+        path = self.path(name)
+        if state is None:
+            os.unlink(path)
+            return
+        self.remove_draft(name)
+        draft = path + _DRAFT
+        if "link" in state:
+            os.symlink(state["link"], draft)
+        else:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(state["content"].encode("utf-8", "surrogateescape"))
+                stream.flush()
+                os.fchmod(descriptor, int(state["mode"], 8))
+                os.fsync(descriptor)
+        os.rename(draft, path)
+
+    def remove_draft(self, name):
+        """Remove what a `put` that was killed may have left beside the file `name`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(name) + _DRAFT)
+
+    def make_directory(self, name):
+        """Make the directory `name`, readable by all."""
+        os.mkdir(self.path(name))
+        os.chmod(self.path(name), 0o755)
+
+    def remove_directory(self, name):
+        """Remove the directory `name` if it is there and empty."""
+        try:
+            os.rmdir(self.path(name))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+
+    def systemctl(self, *arguments):
+        """Run systemctl and return its output. Raises SettingsError with what it said when it fails."""
+        done = subprocess.run(("systemctl", "--no-ask-password", *arguments), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SettingsError(f"systemctl {' '.join(arguments)} failed: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def unit_states(self, names):
+        """Return {name: {"active", "enabled"}} of those of the systemd units `names` that run or start at boot."""
+        if not names or not self.has_systemd():
+            return {}
+        states = {}
+        for block in self.systemctl("show", "--property=Id,ActiveState,UnitFileState", *names).split("\n\n"):
+            shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            state = {"active": shown.get("ActiveState") in ("active", "activating", "reloading"),
+                     "enabled": shown.get("UnitFileState") in ("enabled", "enabled-runtime", "generated", "alias", "linked")}
+            if any(state.values()):
+                states[shown["Id"]] = state
+        return states
+
+
+@contextlib.contextmanager
+def _locked(host, check_mode):
+    """Keep other runs on the same host out. The lock is on the root directory: it leaves no file behind."""
+    if check_mode:
+        yield
+        return
+    descriptor = os.open(host.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def converge(host, owner, plan, check_mode=False):
+    """Bring `host` to `plan` for `owner` ("cpu_power"), or tell what that would change; return the module's result.
+
+    Result: {"changed", "settings": [{setting, path, ids, before, after, changed}], "files": [{path, change}], "units": [{name, change}],
+    "not_applicable": [{setting, reason}], "warnings": [text], "diff": [{before_header, before, after_header, after}]}. A path with
+    a `*` in place of a number stands for the CPUs, policies or nodes in the cpulist `ids`.
+
+    Raises SettingsError, baseline.BaselineError or OSError. Nothing has changed when it was raised before the first write; otherwise
+    the baseline knows what has.
+    """
+    with _locked(host, check_mode):
+        return _Run(host, owner, plan).go(check_mode)
+
+
+class _Run:
+    """One call of converge: what is, what is wanted, and the way from one to the other."""
+
+    def __init__(self, host, owner, plan):
+        self.host, self.owner, self.plan = host, owner, plan
+        self.baseline = baselines.load(host)
+        self.record = self.baseline.record(owner)
+        self.warnings = list(plan.warnings)
+        self.settings = {setting.path: setting for setting in plan.settings}
+        unasked = [path for path in self.record["values"] if path not in self.settings]
+        gone = [path for path in unasked if host.read(path) is None]
+        self.settings.update({path: Setting("baseline", path, self.record["values"][path]) for path in unasked if path not in gone})
+        # A CPU that is offline may come back: its baseline is kept as long as we manage the host at all.
+        kept = gone if plan.settings or plan.files else []
+        if gone and not kept:
+            self.warnings.append(f"{len(gone)} settings are gone from this host (offline CPUs, another kernel) and cannot go back: {gone[0]} …")
+        self.dropped = {
+            "values": [path for path in unasked if path not in kept],
+            "files": [path for path in self.record["files"] if path not in plan.files],
+            "units": [name for name in self.record["units"] if name not in plan.stopped],
+        }
+        self.before = {path: current(host.read(path)) for path in self.settings}
+        self.files = {**plan.files, **{path: self.record["files"][path] for path in self.dropped["files"]}}
+        self.files_before = {path: host.file_state(path) for path in self.files}
+        self.units_before = host.unit_states(plan.stopped)
+        self.pending = [setting for setting in self.settings.values() if not setting.is_met_by(self.before[setting.path])]
+        self.pending_files = [path for path, state in self.files.items() if self.files_before[path] != state]
+        self.changed = bool(self.pending or self.pending_files or self.units_before or any(self.dropped.values()))
+
+    def go(self, check_mode):
+        after = {path: self.before[path] if setting.is_met_by(self.before[path]) else setting.wanted for path, setting in self.settings.items()}
+        if not self.changed:
+            return self._result(after)
+        if self.dropped["units"] and not self.host.has_systemd():
+            raise SettingsError(f"{', '.join(self.dropped['units'])} was stopped by an earlier run and has to start again, but systemd does not run here")
+        for setting in self.pending:
+            reason = self.plan.guard and self.plan.guard(setting.path, setting.wanted)
+            if reason:
+                raise SettingsError(reason)
+            if not self.host.may_write(setting.path):
+                raise SettingsError(f"{setting.path} cannot be written: run as root (become: true)")
+        if not check_mode:
+            self._remember()
+            for name, state in self.units_before.items():
+                _stop(self.host, name, state)
+            self._write_values()
+            self._write_files()
+            for name in self.dropped["units"]:
+                _start(self.host, name, self.record["units"][name])
+            self._forget()
+            after.update({path: current(self.host.read(path)) for path, setting in self.settings.items() if setting.tolerant})
+        return self._result(after)
+
+    def _remember(self):
+        """Write to the baseline all that this run may change, and what the plan holds beside it."""
+        for path, value in self.before.items():
+            self.record["values"].setdefault(path, value)
+        for path, state in self.files_before.items():
+            self.record["files"].setdefault(path, state)
+        for name, state in self.units_before.items():
+            self.record["units"].setdefault(name, state)
+        self.baseline.replace(self.owner, self.record)
+        written = [path for path in self.pending_files if self.files[path] is not None]
+        missing = _missing_directories(self.host, [*written, baselines.BASELINE])
+        self.baseline.directories += [name for name in missing if name not in self.baseline.directories]
+        # The baseline's own directories are the only thing made before it is there to tell of them.
+        made = []
+        try:
+            for name in _missing_directories(self.host, [baselines.BASELINE]):
+                self.host.make_directory(name)
+                made.append(name)
+            self._save()
+        except BaseException:
+            for name in reversed(made):
+                self.host.remove_directory(name)
+            raise
+        for name in missing:
+            if not self.host.is_dir(name):
+                self.host.make_directory(name)
+
+    def _forget(self):
+        """Drop from the baseline what is back at it, and the directories that are empty again."""
+        for path in [*self.dropped["files"], baselines.BASELINE]:
+            self.host.remove_draft(path)
+        for kind, names in self.dropped.items():
+            for name in names:
+                del self.record[kind][name]
+        self.baseline.replace(self.owner, self.record)
+        own = [name for name in self.baseline.directories if baselines.BASELINE.startswith(name + "/")]
+        for name in reversed([name for name in self.baseline.directories if name not in own]):
+            self.host.remove_directory(name)
+        self.baseline.directories[:] = [name for name in self.baseline.directories if self.host.is_dir(name)]
+        if not self.baseline.is_empty:
+            self._save()
+            return
+        self.host.put(baselines.BASELINE, None)
+        for name in reversed(own):
+            self.host.remove_directory(name)
+
+    def _save(self):
+        state = file(self.baseline.text())
+        if self.host.file_state(baselines.BASELINE) != state:
+            self.host.put(baselines.BASELINE, state)
+
+    def _write_values(self):
+        """Write the values and read each back.
+
+        Some hang on others: a minimum must not pass the old maximum, the EPP is locked under one governor and free under the next.
+        So what was refused is tried again as long as something else got through.
+        """
+        # Stopping a tuner may have changed what was right before.
+        pending = list(self.settings.values()) if self.units_before else self.pending
+        while pending:
+            refused = [(setting, reason) for setting, reason in ((setting, self._write_value(setting)) for setting in pending) if reason]
+            if len(refused) == len(pending):
+                raise SettingsError(_refusals(refused))
+            pending = [setting for setting, _reason in refused]
+
+    def _write_value(self, setting):
+        """Write one value unless it is there already; return None, or why the kernel has another one now."""
+        if setting.is_met_by(current(self.host.read(setting.path))):
+            return None
+        try:
+            self.host.set_value(setting.path, setting.wanted)
+        except OSError as error:
+            if not setting.tolerant:
+                return f"the kernel refused '{setting.wanted}' ({errno.errorcode.get(error.errno, error.errno)}: {error.strerror})"
+        value = current(self.host.read(setting.path))
+        if setting.is_met_by(value):
+            return None
+        if setting.tolerant:
+            self.warnings.append(f"{setting.path}: wanted {setting.wanted}, the kernel gave {value}")
+            return None
+        return f"wanted '{setting.wanted}', the kernel took '{value}'"
+
+    def _write_files(self):
+        removed_units = [os.path.basename(path) for path in self.pending_files if os.path.dirname(path) == UNITS and self.files[path] is None]
+        if removed_units and self.host.has_systemd():
+            self.host.systemctl("stop", *removed_units)
+        for path in self.pending_files:
+            self.host.put(path, self.files[path])
+        if any(path.startswith(UNITS + "/") for path in self.pending_files) and self.host.has_systemd():
+            self.host.systemctl("daemon-reload")
+        if self.plan.starts and self.pending_files and self.host.has_systemd():
+            self.host.systemctl("restart", self.plan.starts)
+
+    def _result(self, after):
+        rows = _rows(self.settings.values(), self.before, after)
+        result = {
+            # A tolerant setting may have stayed what it was.
+            "changed": self.changed and (self.before != after or bool(self.pending_files or self.units_before or any(self.dropped.values()))),
+            "settings": rows,
+            "files": [{"path": path, "change": _change(self.files_before[path], self.files[path])} for path in self.files],
+            "units": [{"name": name, "change": "stopped"} for name in self.units_before]
+            + [{"name": name, "change": "started"} for name in self.dropped["units"]],
+            "not_applicable": list(self.plan.not_applicable),
+            "warnings": self.warnings,
+        }
+        result["diff"] = _diff(result, self.files_before, self.files)
+        return result
+
+
+def _missing_directories(host, paths):
+    """Return the parents of `paths` that are not there, outermost first."""
+    missing = []
+    for path in paths:
+        parent, above = os.path.dirname(path), []
+        while parent != "/" and not host.is_dir(parent):
+            above.insert(0, parent)
+            parent = os.path.dirname(parent)
+        missing += [name for name in above if name not in missing]
+    return missing
+
+
+# D-Bus starts these on demand, enabled or not: only masking keeps them from running.
+_DBUS_STARTED = ("power-profiles-daemon.service",)
+
+
+def _stop(host, name, state):
+    if state["enabled"]:
+        host.systemctl("disable", name)
+    host.systemctl(*(("mask", "--now") if name in _DBUS_STARTED else ("stop",)), name)
+
+
+def _start(host, name, state):
+    if name in _DBUS_STARTED:
+        host.systemctl("unmask", name)
+    if state["enabled"]:
+        host.systemctl("enable", name)
+    if state["active"]:
+        host.systemctl("start", name)
+
+
+def _refusals(refused):
+    """Return one message for all refused settings: the first of each option, and how many more there are."""
+    first, count = {}, {}
+    for setting, reason in refused:
+        first.setdefault(setting.option, f"{setting.option}: {setting.path}: {reason}")
+        count[setting.option] = count.get(setting.option, 0) + 1
+    return "; ".join(text + (f", and {count[option] - 1} more like it" if count[option] > 1 else "") for option, text in first.items())
+
+
+def _change(before, after):
+    if before == after:
+        return None
+    return "created" if before is None else "removed" if after is None else "updated"
+
+
+def _rows(settings, before, after):
+    """Return the settings for the result, those alike on many CPUs in one row."""
+    rows = {}
+    for setting in settings:
+        number = _NUMBERED.search(setting.path)
+        path = _NUMBERED.sub(r"/\1*", setting.path, count=1)
+        key = (setting.option, path, before[setting.path], after[setting.path])
+        rows.setdefault(key, []).extend([int(number.group(2))] if number else [])
+    return [{"setting": option, "path": path, "ids": cpulist.render(ids), "before": old, "after": new, "changed": old != new}
+            for (option, path, old, new), ids in rows.items()]
+
+
+def _diff(result, files_before, files):
+    """Return Ansible's diff: the changed values in one block, then each changed file."""
+    rows = [row for row in result["settings"] if row["changed"]]
+    rows = [(row["path"] + (f" [{row['ids']}]" if row["ids"] else ""), row) for row in rows]
+    diff = []
+    if rows:
+        diff.append({f"{side}{part}": text for side in ("before", "after") for part, text in (
+            ("_header", "kernel settings"), ("", "".join(f"{name}: {row[side]}\n" for name, row in rows)))})
+    if result["units"]:
+        stopped = {"stopped": ("running", "stopped"), "started": ("stopped", "running")}
+        diff.append({f"{side}{part}": text for index, side in enumerate(("before", "after")) for part, text in (
+            ("_header", "units"), ("", "".join(f"{unit['name']}: {stopped[unit['change']][index]}\n" for unit in result["units"])))})
+    for entry in result["files"]:
+        path = entry["path"]
+        if entry["change"]:
+            diff.append({"before_header": path, "before": _shown(files_before[path]), "after_header": path, "after": _shown(files[path])})
+    return diff
+
+
+def _shown(state):
+    if state is None:
+        return ""
+    return f"-> {state['link']}\n" if "link" in state else state["content"]
+
+
+def run(module, owner, plan):
+    """End an AnsibleModule that has the options `state` and `root`: converge the host to `plan(host)`, or back to its baseline.
+
+    Any reason for which that cannot be had is one message.
+    """
+    try:
+        host = Host(module.params["root"])
+        result = converge(host, owner, plan(host) if module.params["state"] == "present" else Plan(), module.check_mode)
+    except (SettingsError, RootError, baselines.BaselineError) as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or 'the host'} cannot be written ({error.strerror}): run as root (become), on a file system with space")
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    if not module._diff:
+        del result["diff"]
+    module.exit_json(**result)
