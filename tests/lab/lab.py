@@ -13,10 +13,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,6 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aino
 # command -> the Debian package that brings it
 PACKAGES = {
     "apt-config": "apt",
-    "busybox": "busybox-static",
     "cpio": "cpio",
     "depmod": "kmod",
     "git": "git",
@@ -86,19 +87,56 @@ def output(*command, **options):
 
 def need(*commands):
     """Have these commands (keys of PACKAGES or PACKAGE_FILES): as root install what is missing, otherwise raise LabError naming it."""
-    missing = sorted({PACKAGES[name] for name in commands if name in PACKAGES and not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")}
-                     | {name for name in commands if not os.path.exists(PACKAGE_FILES.get(name, "/"))})
+    missing = sorted(
+        {PACKAGES[name] for name in commands if name in PACKAGES and not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")}
+        | {name for name in commands if not os.path.exists(PACKAGE_FILES.get(name, "/"))}
+    )
     if not missing:
         return
     line = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
     if os.geteuid() or not shutil.which("apt-get"):
         raise LabError(f"missing: {', '.join(missing)}. Install with (as root): {line}")
     print(f"tests/lab: installing {' '.join(missing)}", file=sys.stderr)
+    apt("apt-get update", line)
+
+
+def apt(*lines, **options):
+    """Run these apt-get commands, one process at a time; LabError with the end of the output when one fails."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with locked("apt"):
-        for command in ("apt-get update -q", f"{line} -q"):
-            result = run(*command.split(), check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        for line in lines:
+            result = run(*line.split(), "-q", check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, **options)
             if result.returncode:
-                raise LabError(f"'{command}' failed:\n{result.stdout[-2000:]}")
+                raise LabError(f"'{line}' failed:\n{result.stdout[-2000:]}")
+
+
+def candidate(package):
+    """The version of a package that apt would install, or None."""
+    shown = output("apt-cache", "show", "--no-all-versions", package, check=False, stderr=subprocess.DEVNULL)
+    match = re.search(r"^Version: (.+)$", shown, re.MULTILINE)
+    return match and match[1]
+
+
+def unpacked(package):
+    """The directory in the cache with the files of a Debian package, downloaded if this version is not there; nothing is installed."""
+    version = candidate(package)
+    if not version:
+        apt("apt-get update")
+        version = candidate(package)
+    if not version:
+        raise LabError(f"apt knows no package '{package}': the lab wants an amd64 Debian machine")
+    directory = CACHE / f"deb-{digest(package, version)}"
+    with locked("deb"):
+        if not directory.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as work:
+                try:
+                    apt(f"apt-get download {package}", cwd=work)
+                except LabError:
+                    # The lists may be older than what the mirror still has.
+                    apt("apt-get update", f"apt-get download {package}", cwd=work)
+                run("dpkg-deb", "--extract", *Path(work).glob("*.deb"), f"{work}/tree")
+                Path(work, "tree").rename(directory)
+    return directory
 
 
 def need_root():
@@ -132,7 +170,7 @@ def base_tarball(name):
     options = [
         "--variant=minbase",
         "--mode=root",
-        "--aptopt=APT::Install-Recommends \"false\"",
+        '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{path}/*" for path in ("doc", "info", "locale", "man")),
         f"--include={','.join(packages)}",
@@ -146,8 +184,17 @@ def base_tarball(name):
             partial = tarball.with_suffix(".partial")
             log = CACHE / f"{name}.log"
             with log.open("w") as handle:
-                result = run("mmdebstrap", *options, *(f"--aptopt={line}" for line in apt_transport()), suite, "-", *debian_sources(suite),
-                             check=False, stdout=partial.open("wb"), stderr=handle)
+                result = run(
+                    "mmdebstrap",
+                    *options,
+                    *(f"--aptopt={line}" for line in apt_transport()),
+                    suite,
+                    "-",
+                    *debian_sources(suite),
+                    check=False,
+                    stdout=partial.open("wb"),
+                    stderr=handle,
+                )
             if result.returncode:
                 partial.unlink()
                 raise LabError(f"mmdebstrap of {suite} failed, the log is {log}:\n{log.read_text()[-2000:]}")

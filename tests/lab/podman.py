@@ -47,6 +47,6 @@ def image(name):
     reference = f"localhost/ainode-lab:{name}"
     tarball = lab.base_tarball(name)
     with lab.locked("podman-import"):
-        if query("image", "inspect", "--format", "{{index .Labels \"tarball\"}}", reference) != tarball.name:
+        if query("image", "inspect", "--format", '{{index .Labels "tarball"}}', reference) != tarball.name:
             podman("import", "--quiet", "--change", f"LABEL tarball={tarball.name}", tarball, reference, stdout=lab.subprocess.DEVNULL)
     return reference
