@@ -96,3 +96,10 @@ class Root:
             return os.path.basename(os.readlink(self._prefix + name))
         except OSError:
             return None
+
+    def resolve(self, name):
+        """Return the name within this root of what `name` is after all symbolic links, or None where it leads out of it or nowhere."""
+        path = os.path.realpath(self._prefix + name)
+        if not os.path.exists(path) or not path.startswith(self._prefix + "/"):
+            return None
+        return path[len(self._prefix):]

@@ -1,0 +1,300 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt)
+# SPDX-License-Identifier: BSD-2-Clause
+"""How the CPUs are arranged: threads in cores, cores in sockets, caches, NUMA nodes, and whether the firmware splits a socket into nodes.
+
+Sources: https://docs.kernel.org/admin-guide/cputopology.html, Documentation/ABI/stable/sysfs-devices-node,
+Documentation/ABI/testing/sysfs-devices-system-cpu.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, memory, microarchitecture
+
+_CPU = "/sys/devices/system/cpu"
+_NODE = "/sys/devices/system/node"
+# The perf devices of a hybrid's core types; cpu_lowpower are the efficiency cores outside of the ring.
+_KINDS = (("cpu_core", "performance"), ("cpu_atom", "efficiency"), ("cpu_lowpower", "efficiency"))
+
+
+class Topology:
+    """What cpu, numa, power and firmware share: read once from `root` and the CpuInfo `info`.
+
+    online, present   sorted CPU ids ([] when not known)
+    cores             [{"socket", "core", "node", "cpus" (sorted ids), "kind"}], sorted by the first CPU; [] when not known
+    nodes             {node id: sorted online CPU ids}, {} without NUMA
+    kinds             {CPU id: "performance" | "efficiency"}, {} unless hybrid
+    """
+
+    def __init__(self, root, info):
+        directories = root.numbered(_CPU, "cpu")
+        self.online = _online(root, info, directories)
+        self.present = _cpus(root, _CPU + "/present") or sorted(set(directories) | set(self.online))
+        self.nodes = _node_cpus(root, set(self.online))
+        self.kinds = {cpu: kind for device, kind in _KINDS for cpu in _cpus(root, f"/sys/devices/{device}/cpus") or []}
+        node_of = {cpu: node for node, cpus in self.nodes.items() for cpu in cpus}
+        self.cores = [
+            {"socket": socket, "core": core, "node": node_of.get(cpus[0]), "cpus": cpus, "kind": self.kinds.get(cpus[0])}
+            for socket, core, cpus in _cores(root, info, self.online)
+        ]
+        self.sockets = _sockets(root, self.cores)
+
+
+def read(root, info, topology):
+    """Return the counts and lists of facts.cpu: sockets, physical_cores, logical_cpus, threads_per_core, online, offline, present, isolated,
+    smt, smt_control, cores, caches. A count is null where the machine does not tell its topology.
+    """
+    online, cores = topology.online, topology.cores
+    threads = max((len(core["cpus"]) for core in cores), default=None)
+    return {
+        "sockets": topology.sockets,
+        "physical_cores": len(cores) or None,
+        "logical_cpus": len(online) or None,
+        "threads_per_core": threads,
+        "online": cpulist.render(online) if online else None,
+        "offline": cpulist.render(set(topology.present) - set(online)) if online else None,
+        "present": cpulist.render(topology.present) if online else None,
+        "isolated": _isolated(root),
+        "smt": None if threads is None else threads > 1,
+        "smt_control": root.read(_CPU + "/smt/control") or None,
+        "cores": [dict(core, cpus=cpulist.render(core["cpus"])) for core in cores],
+        "caches": caches(root, online),
+    }
+
+
+def caches(root, online):
+    """Return [{level, type, size_bytes, shared_by}]: a cache kind of the machine with the cpulists of who shares one, sorted."""
+    found = defaultdict(set)
+    covered = defaultdict(set)
+    for cpu in online:
+        index = 0
+        while True:
+            base = f"{_CPU}/cpu{cpu}/cache/index{index}"
+            if cpu not in covered[index]:
+                level = root.read_int(base + "/level")
+                if level is None:
+                    break
+                sharers = _cpus(root, base + "/shared_cpu_list", base + "/shared_cpu_map")
+                if sharers and cpu in sharers:
+                    # Every sharer would tell the same: reading it once is what makes a large machine fast.
+                    covered[index].update(sharers)
+                    found[level, root.read(base + "/type") or None, _cache_size(root, base)].add(cpulist.render(set(sharers) & set(online)))
+            index += 1
+    return [
+        {"level": level, "type": kind, "size_bytes": size, "shared_by": sorted(lists, key=lambda text: cpulist.parse(text))}
+        for (level, kind, size), lists in sorted(found.items(), key=lambda item: (item[0][0], str(item[0][1]), item[0][2] or 0))
+    ]
+
+
+def numa(root, topology, cpu):
+    """Return {nodes, nodes_per_socket, sub_numa}; `cpu` are the facts of cpu.read.
+
+    nodes is [{id, cpus, memory_bytes, distances, kind, hugepages}], [] without NUMA. kind is "memory" for a node without an online CPU
+    (CXL, persistent memory, high-bandwidth memory). distances and hugepages have text keys, as JSON wants them.
+    """
+    ids = sorted(topology.nodes)
+    nodes = [
+        {
+            "id": node,
+            "cpus": cpulist.render(topology.nodes[node]),
+            "memory_bytes": _memory_bytes(root, node),
+            "distances": _distances(root, node, ids),
+            "kind": "cpu" if topology.nodes[node] else "memory",
+            "hugepages": _hugepages(root, node),
+        }
+        for node in ids
+    ]
+    per_socket = _nodes_per_socket(topology)
+    return {"nodes": nodes, "nodes_per_socket": per_socket, "sub_numa": sub_numa(per_socket, topology, cpu)}
+
+
+def sub_numa(per_socket, topology, cpu):
+    """Return {enabled, kind, reason}: whether the firmware splits a socket into several NUMA nodes.
+
+    kind is what this CPU's firmware calls it: SNC (Intel), NPS (AMD EPYC since Rome), null where it has no such option. The count of nodes
+    with CPUs in a socket tells it on every generation; memory-only nodes say nothing of it.
+    """
+    title = cpu["microarchitecture"]
+    kind = "SNC" if title in microarchitecture.WITH_SNC and cpu["vendor"] == "GenuineIntel" else "NPS" if title in microarchitecture.WITH_NPS else None
+    if per_socket is None:
+        return {"enabled": None, "kind": kind, "reason": "which NUMA nodes a socket has is not known here"}
+    if cpu["hypervisor"]:
+        return {"enabled": None, "kind": kind, "reason": "the hypervisor chooses the nodes a virtual machine sees"}
+    if per_socket == 1:
+        return {"enabled": False, "kind": kind, "reason": "no socket has more than one NUMA node with CPUs"}
+    dies = _dies_that_are_nodes(cpu)
+    if dies and per_socket <= dies:
+        return {"enabled": False, "kind": None, "reason": f"each of the socket's {dies} dies is a NUMA node of its own by its build, not by a setting"}
+    if kind == "NPS" and per_socket > 4:
+        return {"enabled": True, "kind": kind, "reason": f"{per_socket} NUMA nodes a socket: the firmware makes each L3 cache a node"}
+    return {"enabled": True, "kind": kind, "reason": f"{per_socket} NUMA nodes with CPUs a socket"}
+
+
+def _dies_that_are_nodes(cpu):
+    """Return how many dies with a memory controller each such a package has, by its build; 0 where the package is one node."""
+    vendor, family, model = cpu["vendor"], cpu["family"], cpu["model"]
+    if vendor == "GenuineIntel" and (family, model) == (6, 85) and re.search(r"Platinum 9\d{3}\b", cpu["model_name"] or ""):
+        return 2  # Cascade Lake-AP
+    if (vendor == "AuthenticAMD" and family == 23 and model is not None and model <= 31) or vendor == "HygonGenuine":
+        return 4  # Naples and its Threadrippers, Dhyana
+    if vendor == "AuthenticAMD" and family in (16, 21):
+        return 2  # Magny-Cours, Interlagos, Abu Dhabi
+    return 0
+
+
+def _cpus(root, list_name, map_name=None):
+    """Return the sorted ids in a cpulist file or, in its stead, a cpumask file; None where neither can be read."""
+    text = root.read(list_name)
+    if text is not None:
+        try:
+            return cpulist.parse(text)
+        except ValueError:
+            pass
+    text = root.read(map_name) if map_name else None
+    # A mask is hexadecimal words of 32 bits with commas between, the highest first.
+    if text and re.match(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*\Z", text) and len(text) < 16384:
+        mask = int(text.replace(",", ""), 16)
+        return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    return None
+
+
+def _online(root, info, directories):
+    told = _cpus(root, _CPU + "/online")
+    if told:
+        return told
+    with_topology = {cpu for cpu in directories if root.is_dir(f"{_CPU}/cpu{cpu}/topology")}
+    # cpu0 has no file "online" where it cannot go offline; an offline CPU has no topology.
+    guessed = [cpu for cpu in directories if root.read(f"{_CPU}/cpu{cpu}/online") != "0" and (not with_topology or cpu in with_topology)]
+    return guessed or sorted(info.processors())
+
+
+def _cores(root, info, online):
+    """Return [(socket, core, sorted CPU ids)] by the first CPU; [] unless each online CPU's place is known."""
+    members, leader = set(online), {}
+    for cpu in online:
+        if cpu not in leader:
+            base = f"{_CPU}/cpu{cpu}/topology/"
+            siblings = _cpus(root, base + "core_cpus_list", base + "core_cpus")
+            if siblings is None:
+                siblings = _cpus(root, base + "thread_siblings_list", base + "thread_siblings")
+            if siblings and cpu in siblings:
+                for sibling in members.intersection(siblings):
+                    leader.setdefault(sibling, cpu)
+    processors = {} if len(leader) == len(online) else info.processors()
+    groups = defaultdict(list)
+    for cpu in online:
+        groups[leader[cpu] if cpu in leader else _place(root, processors, cpu)].append(cpu)
+    if None in groups:
+        return []
+    found = []
+    for cpus in groups.values():
+        base = f"{_CPU}/cpu{cpus[0]}/topology/"
+        socket, core = root.read_int(base + "physical_package_id"), root.read_int(base + "core_id")
+        if socket is None or socket < 0 or core is None:
+            processors = processors or info.processors()
+            physical, core_id = processors.get(cpus[0], (None, None))
+            socket, core = physical if socket is None or socket < 0 else socket, core_id if core is None else core
+        found.append((socket, core, cpus))
+    return sorted(found, key=lambda core: core[2][0])
+
+
+def _place(root, processors, cpu):
+    """Return a key for the core of `cpu` by its ids: a core id is unique within its socket (and die, book, drawer) alone. None when unknown."""
+    base = f"{_CPU}/cpu{cpu}/topology/"
+    core = root.read_int(base + "core_id")
+    if core is not None:
+        return (core, *(root.read_int(base + name) for name in ("drawer_id", "book_id", "physical_package_id", "die_id")))
+    place = processors.get(cpu)
+    return place if place and None not in place else None
+
+
+def _sockets(root, cores):
+    """Return how many sockets the cores are in: by the package ids, else by who names whom as its package; null when neither is told."""
+    if not cores:
+        return None
+    ids = {core["socket"] for core in cores}
+    if None not in ids:
+        # s390 counts sockets within their book, and books within their drawer.
+        above = {tuple(root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/{name}") for name in ("drawer_id", "book_id")) for core in cores[:1]}
+        if above == {(None, None)}:
+            return len(ids)
+        return len({
+            tuple(root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/{name}") for name in ("drawer_id", "book_id", "physical_package_id"))
+            for core in cores
+        })
+    packages = set()
+    for core in cores:
+        base = f"{_CPU}/cpu{core['cpus'][0]}/topology/"
+        siblings = _cpus(root, base + "package_cpus_list", base + "package_cpus") or _cpus(root, base + "core_siblings_list", base + "core_siblings")
+        if not siblings:
+            return None
+        packages.add(tuple(siblings))
+    return len(packages)
+
+
+def _isolated(root):
+    """Return the cpulist of CPUs kept from the scheduler: the kernel's own list, else the boot parameter's; null when neither is told."""
+    told = _cpus(root, _CPU + "/isolated")
+    if told is not None:
+        return cpulist.render(told)
+    cmdline = root.read("/proc/cmdline")
+    if cmdline is None:
+        return None
+    parameter = re.search(r"(?:^|\s)isolcpus=(\S+)", cmdline)
+    # isolcpus=[flag-list,]<cpu-list>: the flags are words.
+    parts = [part for part in parameter.group(1).split(",") if not part[:1].isalpha()] if parameter else []
+    try:
+        return cpulist.render(cpulist.parse(",".join(parts)))
+    except ValueError:
+        return None
+
+
+def _node_cpus(root, online):
+    found = {}
+    for node in root.numbered(_NODE, "node"):
+        base = f"{_NODE}/node{node}"
+        cpus = _cpus(root, base + "/cpulist", base + "/cpumap")
+        if cpus is None:
+            cpus = root.numbered(base, "cpu")
+        # Kernels before 4.13 list offline CPUs too.
+        found[node] = sorted(online.intersection(cpus))
+    return found
+
+
+def _memory_bytes(root, node):
+    match = re.search(r"MemTotal:\s*(\d{1,18}) kB", root.read(f"{_NODE}/node{node}/meminfo") or "")
+    return int(match.group(1)) * 1024 if match else None
+
+
+def _distances(root, node, ids):
+    """Return {"other node": distance}; {} where the machine does not tell them, or tells them for other nodes than it has."""
+    values = (root.read(f"{_NODE}/node{node}/distance") or "").split()
+    if len(values) != len(ids) or not all(value.isdigit() for value in values):
+        return {}
+    return {str(other): int(value) for other, value in zip(ids, values)}
+
+
+def _hugepages(root, node):
+    found = {}
+    for kilobytes in memory.hugepage_kilobytes(root, f"{_NODE}/node{node}/hugepages"):
+        base = f"{_NODE}/node{node}/hugepages/hugepages-{kilobytes}kB"
+        found[str(kilobytes)] = {"total": root.read_int(base + "/nr_hugepages"), "free": root.read_int(base + "/free_hugepages")}
+    return found
+
+
+def _nodes_per_socket(topology):
+    sockets = defaultdict(set)
+    for core in topology.cores:
+        if core["socket"] is None:
+            return None
+        if core["node"] is not None:
+            sockets[core["socket"]].add(core["node"])
+    return max((len(nodes) for nodes in sockets.values()), default=None)
+
+
+def _cache_size(root, base):
+    match = re.match(r"(\d{1,12})([KMG]?)\Z", root.read(base + "/size") or "")
+    return int(match.group(1)) * {"": 1, "K": 1024, "M": 1 << 20, "G": 1 << 30}[match.group(2)] if match else None
