@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist
+from . import cpulist
 
 
 class _Rule(NamedTuple):
