@@ -106,7 +106,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - The instances, sorted by NUMA node and CPU.
+    - The instances, sorted by NUMA node, socket and CPU.
     - Each has C(name) (the workload and a number from 0 up), C(numa_node) (V(null) over several nodes), C(cpus) (a cpulist),
       C(threads), C(memory_node) (a list of NUMA nodes as C(numactl) and systemd's C(NUMAMask=) write it, V(null) without NUMA),
       C(memory_policy) (V(bind), V(interleave) or V(null)) and C(env).

@@ -72,7 +72,7 @@ def place(
 
     Each is {name: "online-0", numa_node: 0, cpus: "0-7", threads: 8, memory_node: "0", memory_policy: "bind", env: {...}}. `numa_node` is
     None for an instance over several nodes; `memory_node` (a list of nodes as numactl and systemd's NUMAMask= write it) and
-    `memory_policy` ("bind", or "interleave" over several nodes) are None on a node without NUMA. They are sorted by node and CPU.
+    `memory_policy` ("bind", or "interleave" over several nodes) are None on a node without NUMA. They are sorted by NUMA node, socket and CPU.
 
     cores_per_instance   physical cores of an instance. Up to 16, a NUMA node with fewer gets one instance with all it has.
     instances            exactly so many, spread over the nodes; None: as many as fit.
@@ -221,7 +221,8 @@ def _usable_cores(cpu, workload, use_isolated, reserved):
 
 
 def _order(core):
-    return (-1 if core.node is None else core.node, core.cpu)
+    # By socket within a node: where firmware shows several sockets as one node, they still have caches of their own.
+    return (-1 if core.node is None else core.node, -1 if core.socket is None else core.socket, core.cpu)
 
 
 def _groups(cores, unit):
