@@ -49,7 +49,7 @@ _value:
       type: list
       elements: dict
     findings:
-      description: Failed and then advised rows, the most frequent first, as column, verdict, count and variants (detail, nodes).
+      description: Failed and then advised rows, the most frequent first, as column, verdict, count, remedies and variants (detail, nodes).
       type: list
       elements: dict
     totals:
@@ -114,6 +114,7 @@ def _findings(columns, details, nodes):
             "verdict": verdict,
             "count": columns[column]["counts"][verdict],
             "variants": sorted(variants, key=lambda variant: -len(variant["nodes"])),
+            "remedies": sorted({details[variant["detail"]]["remedy"] for variant in variants} - {""}),
         }
         for (verdict, column), variants in groups.items()
     ]
