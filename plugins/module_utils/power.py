@@ -27,8 +27,10 @@ def read(root, info, topology, hypervisor):
     Without cpufreq the driver is null and reason says why; a fact that is not told is null or [].
     """
     found = policies(root, topology.online)
-    values = {name: _distinct(root, found, name) for name in ("scaling_governor", "energy_performance_preference")}
-    khz = {name: [int(text) for text in _distinct(root, found, name) if text.isdigit()] for name in ("cpuinfo_min_freq", "cpuinfo_max_freq", "base_frequency")}
+    # The threads of a core have the same limits: one policy a core tells them.
+    first = {f"policy{cpus[0]}" for cpus in topology.groups}
+    limits = [policy for policy in found if policy.rpartition("/")[2] in first] or found
+    khz = {name: [int(text) for text in _distinct(root, limits, name) if text.isdigit()] for name in ("cpuinfo_min_freq", "cpuinfo_max_freq", "base_frequency")}
     driver = root.read(found[0] + "/scaling_driver") if found else None
     available = {governor for policy in found[:1] for governor in (root.read(policy + "/scaling_available_governors") or "").split()}
     return {
@@ -36,14 +38,14 @@ def read(root, info, topology, hypervisor):
         "reason": None if driver else _why_no_cpufreq(root, found, hypervisor),
         "hwp": _hwp(root, info, found, driver),
         "governors": sorted(available),
-        "governor": values["scaling_governor"],
-        "epp": values["energy_performance_preference"],
+        "governor": _distinct(root, found, "scaling_governor"),
+        "epp": _distinct(root, found, "energy_performance_preference"),
         "epb": sorted({value for value in (root.read_int(f"{_CPU}/cpu{cpu}/power/energy_perf_bias") for cpu in topology.online) if value is not None}),
         "turbo": turbo(root, info, found),
         "min_khz": min(khz["cpuinfo_min_freq"], default=None),
         "max_khz": max(khz["cpuinfo_max_freq"], default=None),
         "base_khz": max(khz["base_frequency"], default=None),
-        "idle": idle(root, topology.online, topology.kinds),
+        "idle": idle(root, topology),
     }
 
 
@@ -65,45 +67,50 @@ def turbo(root, info, found):
     return {"available": available, "enabled": allowed if available else False}
 
 
-def idle(root, online, kinds):
+def idle(root, topology):
     """Return {driver, states}: states is [{name, latency_us, residency_us, disabled}], by latency.
 
     It is the union over all CPUs: core types of a hybrid have other states, or the same name with other numbers, of which the largest is
-    given (a limit by latency must hold on each CPU). disabled is all, none or some of the CPUs that have the state.
+    given (a limit by latency must hold on each CPU). disabled is all, none or some of the CPUs that have the state; null when not told.
     """
     driver = root.read(_CPU + "/cpuidle/current_driver")
-    states = {}
-    numbers = {}
-    for cpu in online:
-        for index in _state_indexes(root, cpu):
-            base = f"{_CPU}/cpu{cpu}/cpuidle/state{index}"
-            name = root.read(base + "/name")
+    states, numbers = {}, {}
+    for cpus in topology.groups:
+        # The threads of a core share its states, and the cores of a kind their numbers: reading those once is what makes a large machine fast.
+        base = f"{_CPU}/cpu{cpus[0]}/cpuidle/state"
+        for index in root.numbered(f"{_CPU}/cpu{cpus[0]}/cpuidle", "state"):
+            name = root.read(f"{base}{index}/name")
             if not name:
                 continue
-            key = (kinds.get(cpu), index, name)
+            key = (topology.kinds.get(cpus[0]), index, name)
             if key not in numbers:
-                # CPUs of one kind share their driver's table: reading its numbers once is what makes a large machine fast.
-                numbers[key] = (root.read_int(base + "/latency"), root.read_int(base + "/residency"))
-            latency, residency = numbers[key]
-            state = states.setdefault(name, {"name": name, "latency_us": latency, "residency_us": residency, "disabled": set()})
-            state["latency_us"] = _larger(state["latency_us"], latency)
-            state["residency_us"] = _larger(state["residency_us"], residency)
-            state["disabled"].add(root.read(base + "/disable"))
-    for state in states.values():
-        told = {value != "0" for value in state["disabled"] if value and value.isdigit()}
-        state["disabled"] = None if not told else "some" if len(told) == 2 else "all" if True in told else "none"
+                numbers[key] = (root.read_int(f"{base}{index}/latency"), root.read_int(f"{base}{index}/residency"))
+            states.setdefault(name, set()).update(root.read(f"{_CPU}/cpu{cpu}/cpuidle/state{index}/disable") for cpu in cpus)
+    found = [
+        {
+            "name": name,
+            "latency_us": _largest(latency for (_kind, _index, other), (latency, _residency) in numbers.items() if other == name),
+            "residency_us": _largest(residency for (_kind, _index, other), (_latency, residency) in numbers.items() if other == name),
+            "disabled": _disabled(values),
+        }
+        for name, values in states.items()
+    ]
     return {
         "driver": None if driver in (None, "", "none") else driver,
-        "states": sorted(states.values(), key=lambda state: (state["latency_us"] or 0, state["residency_us"] or 0, state["name"])),
+        "states": sorted(found, key=lambda state: (state["latency_us"] or 0, state["residency_us"] or 0, state["name"])),
     }
 
 
-def _state_indexes(root, cpu):
-    return root.numbered(f"{_CPU}/cpu{cpu}/cpuidle", "state")
+def _disabled(values):
+    """Return all, none or some for the texts of the files `disable`; the kernel writes 0, or 1 or another number for who disabled it."""
+    told = {value != "0" for value in values if value and value.isdigit()}
+    if not told:
+        return None
+    return "some" if len(told) == 2 else "all" if True in told else "none"
 
 
-def _larger(one, other):
-    return max((value for value in (one, other) if value is not None), default=None)
+def _largest(values):
+    return max((value for value in values if value is not None), default=None)
 
 
 def _distinct(root, found, name):

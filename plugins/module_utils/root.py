@@ -49,9 +49,10 @@ class Root:
             chunks = []
             while True:
                 chunk = os.read(descriptor, 65536)
-                if not chunk:
-                    return b"".join(chunks)
                 chunks.append(chunk)
+                # sysfs gives an attribute whole or by the page: what is shorter was all, and needs no second read to say so.
+                if not chunk or (len(chunk) < 4096 and name.startswith("/sys/")):
+                    return b"".join(chunks)
         except OSError:
             return None
         finally:

@@ -25,6 +25,8 @@ class Topology:
 
     online, present   sorted CPU ids ([] when not known)
     cores             [{"socket", "core", "node", "cpus" (sorted ids), "kind"}], sorted by the first CPU; [] when not known
+    groups            the CPUs of each core; each CPU by itself when the cores are not known
+    sockets           how many sockets there are, null when not known
     nodes             {node id: sorted online CPU ids}, {} without NUMA
     kinds             {CPU id: "performance" | "efficiency"}, {} unless hybrid
     """
@@ -40,6 +42,7 @@ class Topology:
             {"socket": socket, "core": core, "node": node_of.get(cpus[0]), "cpus": cpus, "kind": self.kinds.get(cpus[0])}
             for socket, core, cpus in _cores(root, info, self.online)
         ]
+        self.groups = [core["cpus"] for core in self.cores] or [[cpu] for cpu in self.online]
         self.sockets = _sockets(root, self.cores)
 
 
