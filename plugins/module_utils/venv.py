@@ -106,8 +106,11 @@ def explain(output, python, index):
         package = re.search(r"^\s+(\S+==\S+|\S+).*--hash=", output, re.MULTILINE)
         return f"the lock is incomplete: {package.group(1) if package else 'a package'} has no hash in it; make the lock anew"
     missing = re.search(r"(?:No matching distribution found for|satisfies the requirement) (\S+)", output)
-    unreachable = re.search(r"(?:Failed to establish a new connection|NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|SSLError|"
-                            r"SSLCertVerificationError|Could not fetch URL|Connection to \S+ timed out|Max retries exceeded)[^\n]*", output)
+    unreachable = re.search(
+        r"(?:Failed to establish a new connection|NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|SSLError|"
+        r"SSLCertVerificationError|Could not fetch URL|Connection to \S+ timed out|Max retries exceeded)[^\n]*",
+        output,
+    )
     if unreachable:
         where = index.get("index_url") or "the index"
         return f"{where} cannot be reached ({unreachable.group(0).strip()[:200]}): set the index, the proxy or the CA bundle, or give a wheelhouse"

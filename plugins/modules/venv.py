@@ -275,8 +275,14 @@ class Environments:
         if not proof:
             return None
         try:
-            done = subprocess.run(proof_command(directory, proof, environment), capture_output=True, stdin=subprocess.DEVNULL,
-                                  timeout=self.want["proof_timeout"], check=False, cwd="/")
+            done = subprocess.run(
+                proof_command(directory, proof, environment),
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=self.want["proof_timeout"],
+                check=False,
+                cwd="/",
+            )
         except subprocess.TimeoutExpired:
             raise Failed(f"its proof took longer than {self.want['proof_timeout']} s") from None
         try:
@@ -296,8 +302,22 @@ class Environments:
             os.mkdir(scratch)
             requirements = os.path.join(scratch, "lock.txt")
             write(requirements, lock)
-            status, output = pip([os.path.join(directory, "bin", "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:",
-                                  "-r", requirements, *venv.pip_arguments(self.want)], scratch)
+            status, output = pip(
+                [
+                    os.path.join(directory, "bin", "python"),
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--require-hashes",
+                    "--only-binary",
+                    ":all:",
+                    "-r",
+                    requirements,
+                    *venv.pip_arguments(self.want),
+                ],
+                scratch,
+            )
             if status:
                 raise Failed(venv.explain(output, python_version, self.want))
             for name, text in self.want["files"].items():
@@ -305,8 +325,16 @@ class Environments:
             write(os.path.join(directory, "environment"), "".join(f"{name}={value}\n" for name, value in sorted(self.want["environment"].items())))
             shutil.rmtree(scratch)
             verdict = self.prove(directory, self.want["proof"], self.want["environment"])
-            marker = {"name": self.want["name"], "digest": digest, "python": python_version, "packages": venv.packages(lock),
-                      "files": self.want["files"], "environment": self.want["environment"], "proof": self.want["proof"], "verdict": verdict}
+            marker = {
+                "name": self.want["name"],
+                "digest": digest,
+                "python": python_version,
+                "packages": venv.packages(lock),
+                "files": self.want["files"],
+                "environment": self.want["environment"],
+                "proof": self.want["proof"],
+                "verdict": verdict,
+            }
             # All that pip wrote must be on the disk before the marker says so.
             os.sync()
             write(os.path.join(directory, _MARKER), json.dumps(marker, sort_keys=True))
@@ -336,8 +364,15 @@ def run(command, message):
 
 def pip(command, scratch):
     """Return pip's exit status and all that it printed; its temporary files, as large as the packages, go to `scratch`."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False,
-                          env=dict(os.environ, TMPDIR=scratch, LC_ALL="C.UTF-8"), cwd="/")
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        env=dict(os.environ, TMPDIR=scratch, LC_ALL="C.UTF-8"),
+        cwd="/",
+    )
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
@@ -371,8 +406,10 @@ def about(python):
 
 def choose_lock(want, version):
     if version not in want["locks"]:
-        raise Failed(f"there is no lock for Python {version}: its wheels exist for Python {', '.join(sorted(want['locks'])) or '(none)'}; "
-                     "name such an interpreter, or make a lock")
+        raise Failed(
+            f"there is no lock for Python {version}: its wheels exist for Python {', '.join(sorted(want['locks'])) or '(none)'}; "
+            "name such an interpreter, or make a lock"
+        )
     return want["locks"][version]
 
 
@@ -401,8 +438,14 @@ def ensure_present(environments, check_mode):
     audit = audit_text(environments)
     todo = (["install"] if install else []) + (["audit"] if audit is not None and read(audit_path) != audit else [])
     result = {
-        "changed": bool(todo), "todo": todo, "repaired": damaged, "digest": digest, "previous": environments.marker("previous").get("digest"),
-        "packages": venv.packages(lock), "python_version": python["version"], "proof": marker.get("verdict"),
+        "changed": bool(todo),
+        "todo": todo,
+        "repaired": damaged,
+        "digest": digest,
+        "previous": environments.marker("previous").get("digest"),
+        "packages": venv.packages(lock),
+        "python_version": python["version"],
+        "proof": marker.get("verdict"),
         "diff": difference(marker, {"digest": digest, "packages": venv.packages(lock)}),
     }
     if check_mode or not todo:
@@ -435,8 +478,14 @@ def ensure_previous(environments, check_mode):
     damaged = venv.damage(environments.directory("previous"), previous["files"])
     if damaged:
         raise Failed(f"the version before this one is damaged: {damaged}")
-    result = {"changed": True, "digest": previous["digest"], "previous": current.get("digest"), "packages": previous["packages"],
-              "proof": previous["verdict"], "diff": difference(current, previous)}
+    result = {
+        "changed": True,
+        "digest": previous["digest"],
+        "previous": current.get("digest"),
+        "packages": previous["packages"],
+        "proof": previous["verdict"],
+        "diff": difference(current, previous),
+    }
     if not check_mode:
         result["proof"] = environments.prove(environments.directory("previous"), previous["proof"], previous["environment"])
         environments.switch(environments.directory("previous"))
@@ -482,11 +531,39 @@ def ensure_collected(environments, check_mode):
         tag = version.replace(".", "")
         # Locks name no Python and no platform (they are made for one each), so another Python than the nodes' can download for them.
         target = ["--python-version", version, "--implementation", "cp", "--abi", f"cp{tag}", "--abi", "abi3", "--abi", "none"]
-        for platform in ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64",
-                         "manylinux2010_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64", "linux_x86_64", "any"):
+        for platform in (
+            "manylinux_2_28_x86_64",
+            "manylinux_2_27_x86_64",
+            "manylinux_2_17_x86_64",
+            "manylinux2014_x86_64",
+            "manylinux_2_12_x86_64",
+            "manylinux2010_x86_64",
+            "manylinux_2_5_x86_64",
+            "manylinux1_x86_64",
+            "linux_x86_64",
+            "any",
+        ):
             target += ["--platform", platform]
-        status, output = pip([want["python"], "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", scratch,
-                              "-r", os.path.join(scratch, "lock.txt"), *target, *venv.pip_arguments(dict(want, wheelhouse=None))], scratch)
+        status, output = pip(
+            [
+                want["python"],
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                scratch,
+                "-r",
+                os.path.join(scratch, "lock.txt"),
+                *target,
+                *venv.pip_arguments(dict(want, wheelhouse=None)),
+            ],
+            scratch,
+        )
         if status:
             raise Failed(venv.explain(output, version, dict(want, wheelhouse=None)))
         result["wheels"] = sorted(name for name in os.listdir(scratch) if name.endswith(".whl"))

@@ -46,10 +46,31 @@ def lock(name, python, stand_ins):
     tag = "cp" + python.replace(".", "")
     target = LOCKS / f"{name}-{tag}.txt"
     done = subprocess.run(
-        ["uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--only-binary", ":all:", "--no-header", "--no-annotate",
-         "--no-emit-index-url", "--no-emit-find-links", "--find-links", str(stand_ins),
-         "--python-version", python, "--python-platform", "x86_64-manylinux_2_28", str(LOCKS / f"{name}.in")],
-        capture_output=True, text=True, check=False)
+        [
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--upgrade",
+            "--generate-hashes",
+            "--only-binary",
+            ":all:",
+            "--no-header",
+            "--no-annotate",
+            "--no-emit-index-url",
+            "--no-emit-find-links",
+            "--find-links",
+            str(stand_ins),
+            "--python-version",
+            python,
+            "--python-platform",
+            "x86_64-manylinux_2_28",
+            str(LOCKS / f"{name}.in"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         if "no wheels" not in done.stderr and "no usable wheels" not in done.stderr:
             sys.exit(f"lock.py: {name}, Python {python}: {done.stderr.strip()}")

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 
 # Kernel flag names (/proc/cpuinfo), the best first.
 PATHS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
+# The words in oneDNN's names of the implementations that use them; AMX kernels are "avx10_1_512_amx" or "avx512_core_amx".
+ONEDNN_NAMES = {"amx_int8": "amx", "avx512_vnni": "vnni", "avx_vnni": "avx2_vnni", "asimddp": "acl"}
 # What ONEDNN_MAX_CPU_ISA must say for oneDNN to do without each of them:
 # https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
 WITHOUT = {"amx_int8": "AVX512_CORE", "avx512_vnni": "AVX512_CORE", "avx_vnni": "AVX2"}
@@ -30,46 +33,85 @@ def int8_path():
     return next((name for name in PATHS if name in words), "none")
 
 
-def best_seconds(operation, seconds=0.6):
-    """Return the shortest time that one call of `operation` took in about `seconds`: other load on the node only ever makes a call longer."""
+def best_seconds(operation, seconds=0.5):
+    """Return the least processor seconds that one call of `operation` took in about `seconds`.
+
+    Processor time and the least of many: what else runs on the node makes calls longer, never shorter.
+    """
     operation()
     best, end = float("inf"), time.perf_counter() + seconds
     while True:
-        start = time.perf_counter()
+        start = time.process_time()
         operation()
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now >= end:
+        best = min(best, time.process_time() - start)
+        if time.perf_counter() >= end:
             return best
 
 
+def run(measure, names, verbose=False):
+    """Be the main function of a proof over oneDNN: measure INT8, FP32 and INT8 without the node's INT8 path, and give the verdict.
+
+    `measure(int8)` returns {"seconds": of one operation, "kernels": names of the implementations that ran, "exact": whether INT8 saturated nowhere
+    (where the operation can tell)} and runs in a process of its own, since oneDNN reads its environment once. `names` is {path: word that the name
+    of a kernel using it contains}. With `verbose` the names come from what oneDNN itself reports of its 8-bit convolutions and matrix products.
+    """
+    if len(sys.argv) > 1:
+        # oneDNN writes its lines to stdout through a buffer of its own, so the result goes where nothing can come in between.
+        print("\n" + json.dumps(measure(sys.argv[1] == "int8")), file=sys.stderr)
+        return
+    path = int8_path()
+    report = {"ONEDNN_VERBOSE": "1"} if verbose else {}
+    without = dict(report, ONEDNN_MAX_CPU_ISA=WITHOUT[path]) if path in WITHOUT else None
+    best = {}
+    for _round in range(3):
+        for kind, argument, environment in (("int8", "int8", report), ("fp32", "fp32", report), ("without", "int8", without)):
+            if environment is not None:
+                found, said = again(argument, **environment)
+                best[kind] = min(best.get(kind, found), found, key=lambda it: it["seconds"])
+                if kind == "int8":
+                    kernels = sorted(onednn_kernels(said)) if verbose else found["kernels"]
+        share = best["without"]["seconds"] / best["int8"]["seconds"] if without else None
+        # On a busy node one round can be all noise.
+        if share is None or share >= LEAST_SHARE:
+            break
+    kernel = ", ".join(kernels) or "no INT8 kernel"
+    is_int8 = bool(kernels) and (verbose or all(name.endswith("_I8") for name in kernels))
+    speed = f"INT8 {best['fp32']['seconds'] / best['int8']['seconds']:.1f} times as fast as FP32"
+    if share is not None:
+        speed += f", {share:.1f} times as fast as without {path}"
+        speed += "" if best["without"].get("exact", True) else " (where it saturates and gives wrong results)"
+    if not is_int8:
+        say("fail", kernel, f"the operation ran in another type than INT8; {speed}")
+    if path == "none":
+        wrong = "" if best["int8"].get("exact", True) else " and INT8 saturates and gives wrong results"
+        say("not_applicable", kernel, f"this processor has no INT8 instructions{wrong}; {speed}: serve FP32 here")
+    if not best["int8"].get("exact", True):
+        say("fail", kernel, f"the INT8 result is wrong; {speed}")
+    if names.get(path, "") not in kernel or (share is not None and share < LEAST_SHARE):
+        say("fail", kernel, f"this processor has {path} and the kernel does not use it; {speed}")
+    say("pass", kernel, speed)
+
+
 def again(argument, **environment):
-    """Run this proof once more with `argument` in another environment; return the JSON object that it prints last, stdout and stderr as text."""
+    """Run this proof once more with `argument` and `environment`; return the result that it printed on stderr, and all that it printed."""
     done = subprocess.run([sys.executable, sys.argv[0], argument], env=dict(os.environ, **environment), capture_output=True, text=True, check=False)
-    if done.returncode:
+    results = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    if done.returncode or not results:
         raise SystemExit(f"{argument} with {environment} ended with status {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1]), done.stdout + done.stderr
+    return json.loads(results[-1]), done.stdout + done.stderr
+
+
+def onednn_kernels(said):
+    """Return the implementations that oneDNN ran for convolutions and matrix products over 8-bit sources, out of its verbose lines.
+
+    Their format: https://uxlfoundation.github.io/oneDNN/dev_guide_verbose.html
+    """
+    rows = [line.split(",") for line in said.splitlines() if line.startswith("onednn_verbose,")]
+    operations = ("convolution", "matmul", "inner_product")
+    return {row[6] for row in rows if row[3:4] == ["exec"] and row[5] in operations and re.match(r"src(?:_|:|0:)(u8|s8)", row[8])}
 
 
 def say(verdict, live, reason):
     """Print the verdict as node_audit reads it, and end."""
     print(json.dumps({"verdict": verdict, "live": live, "reason": reason}))
     raise SystemExit(0)
-
-
-def judge(path, kernel, is_int8, uses_path, int8_over_fp32, share):
-    """Give the verdict on `kernel`.
-
-    `path` is the node's INT8 path; `is_int8` and `uses_path` tell whether the kernel computes in INT8 and names the path's instructions;
-    `int8_over_fp32` is how many times as fast INT8 is as FP32, `share` how many times as fast it is as without the path (None: not measured).
-    """
-    speed = f"INT8 {int8_over_fp32:.1f} times as fast as FP32"
-    if share is not None:
-        speed += f", {share:.1f} times as fast as without {path}"
-    if not is_int8:
-        say("fail", kernel, f"the operation ran in another type than INT8; {speed}")
-    if path == "none":
-        say("not_applicable", kernel, f"this processor has no INT8 instructions; {speed}: serve FP32 here")
-    if not uses_path or (share is not None and share < LEAST_SHARE):
-        say("fail", kernel, f"this processor has {path} and the kernel does not use it; {speed}")
-    say("pass", kernel, speed)
