@@ -30,11 +30,12 @@ _ESCAPED = re.compile(r'(["\\`$])')
 _GROUPS = (
     (
         ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES"),
-        "OpenMP, of whatever maker: PyTorch, NumPy, scikit-learn, Faiss. Stock TensorFlow, OpenVINO and ONNX Runtime have threads of their own.",
+        "OpenMP, of whatever maker: PyTorch, NumPy, scikit-learn, Faiss. Stock TensorFlow, OpenVINO and ONNX Runtime have threads of their own.\n"
+        "# Give ONNX Runtime this number as intra_op_num_threads: by default its threads leave the instance.",
     ),
     (
         ("KMP_AFFINITY", "KMP_BLOCKTIME", "KMP_SETTINGS"),
-        "Intel's and LLVM's OpenMP alone (libiomp5, libomp): intel-tensorflow, and PyTorch with one of them preloaded. Nothing else reads these.",
+        "Intel's and LLVM's OpenMP alone: PyTorch with libiomp5 or libomp preloaded. Stock PyTorch, TensorFlow, OpenVINO and ONNX Runtime never.",
     ),
     (("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "TF_ENABLE_ONEDNN_OPTS"), "TensorFlow."),
     (("ONEDNN_VERBOSE",), "oneDNN within TensorFlow, PyTorch and OpenVINO. Its log breaks OpenVINO's INT8 models, so it is off."),
