@@ -119,8 +119,8 @@ apply() {
 	for state in "$cpu"/cpu[0-9]*/cpuidle/state[0-9]*; do
 		read_file "$state/name" || continue
 		states=1
-		case " $idle_states_disabled " in
-		*" $now "*) set_file "$state/disable" 1 ;;
+		case ",$idle_states_disabled," in
+		*",$now,"*) set_file "$state/disable" 1 ;;
 		esac
 		[ -z "$max_exit_latency_us" ] || { read_file "$state/latency" && [ "$now" -gt "$max_exit_latency_us" ] && set_file "$state/disable" 1; }
 	done
@@ -280,7 +280,8 @@ def _turbo(machine, turbo):
         flags = next((line.split() for line in (host.read("/proc/cpuinfo") or "").splitlines() if line.startswith("flags")), None)
         if turbo and host.read(no_turbo) == "1" and flags and "ida" not in flags:
             return [], None, ["the firmware has turbo disabled (CPU flag ida is missing): enable it in the BIOS setup"]
-        return [Setting("turbo", no_turbo, "0" if turbo else "1")], "1" if turbo else "0", []
+        hint = "the firmware may have turbo disabled: enable it in the BIOS setup"
+        return [Setting("turbo", no_turbo, "0" if turbo else "1", hint=hint)], "1" if turbo else "0", []
     paths = [f"{CPU}/cpufreq/boost", *machine.policy_files("boost")]
     wanted = [Setting("turbo", path, "1" if turbo else "0") for path in paths if host.read(path)]
     return wanted, "1" if turbo else "0", [] if wanted else ["this host offers no control over turbo"]
@@ -321,7 +322,7 @@ def _idle_states(machine):
 
 def _idle_states_disabled(machine, names):
     for name in names:
-        if not name or len(name.split()) != 1:
+        if not name or name != name.strip() or "," in name or not name.isprintable():
             raise SettingsError(f"idle_states_disabled: '{name}' is not the name of an idle state (such as C6)")
     states, reason = _idle_states(machine)
     if reason:
@@ -330,7 +331,7 @@ def _idle_states_disabled(machine, names):
     unknown = [name for name in names if name not in here]
     reasons = [f"no CPU of this host has an idle state {', '.join(unknown)}: it has {', '.join(here)}"] if unknown else []
     known = [name for name in dict.fromkeys(names) if name in here]
-    return _disabled(machine, "idle_states_disabled", [path for path, name, _latency in states if name in known]), " ".join(known), reasons
+    return _disabled(machine, "idle_states_disabled", [path for path, name, _latency in states if name in known]), ",".join(known), reasons
 
 
 def _max_exit_latency(machine, limit):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import stat
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
     """A value that a kernel file is to have.
 
     `also` are other texts that the kernel may answer for the same value. A `tolerant` setting takes what the kernel gives: the
-    difference is in the result, and no failure.
+    difference is a warning, and no failure. `hint` tells what to do when the kernel gives something else.
     """
 
     option: str
@@ -52,6 +53,7 @@ class Setting(NamedTuple):
     wanted: str
     also: tuple[str, ...] = ()
     tolerant: bool = False
+    hint: str = ""
 
     def is_met_by(self, value):
         """Return whether `value`, as read from the file, is the wanted one."""
@@ -376,7 +378,7 @@ class _Run:
         if setting.is_met_by(value):
             return None
         if setting.tolerant:
-            self.warnings.append(f"{setting.path}: wanted {setting.wanted}, the kernel gave {value}")
+            self.warnings.append(f"{setting.path}: wanted {setting.wanted}, the kernel gave {value}" + (f" ({setting.hint})" if setting.hint else ""))
             return None
         return f"wanted '{setting.wanted}', the kernel took '{value}'"
 
@@ -442,7 +444,7 @@ def _refusals(refused):
     """Return one message for all refused settings: the first of each option, and how many more there are."""
     first, count = {}, {}
     for setting, reason in refused:
-        first.setdefault(setting.option, f"{setting.option}: {setting.path}: {reason}")
+        first.setdefault(setting.option, f"{setting.option}: {setting.path}: {reason}" + (f" ({setting.hint})" if setting.hint else ""))
         count[setting.option] = count.get(setting.option, 0) + 1
     return "; ".join(text + (f", and {count[option] - 1} more like it" if count[option] > 1 else "") for option, text in first.items())
 
@@ -490,14 +492,15 @@ def _shown(state):
     return f"-> {state['link']}\n" if "link" in state else state["content"]
 
 
-def run(module, owner, plan):
+def run(module, owner, plan, guard=None):
     """End an AnsibleModule that has the options `state` and `root`: converge the host to `plan(host)`, or back to its baseline.
 
-    Any reason for which that cannot be had is one message.
+    `guard(host, path, value)` is the guard of both ways. Any reason for which the state cannot be had is one message.
     """
     try:
         host = Host(module.params["root"])
-        result = converge(host, owner, plan(host) if module.params["state"] == "present" else Plan(), module.check_mode)
+        wanted = plan(host) if module.params["state"] == "present" else Plan()
+        result = converge(host, owner, wanted._replace(guard=guard and functools.partial(guard, host)), module.check_mode)
     except (SettingsError, RootError, baselines.BaselineError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
