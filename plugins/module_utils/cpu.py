@@ -39,13 +39,18 @@ _ARM_IMPLEMENTERS = {
     0x53: "Samsung", 0x56: "Marvell", 0x61: "Apple", 0x69: "Intel", 0x6D: "Microsoft", 0x70: "Phytium", 0xC0: "Ampere",
 }
 
-# Who writes what into the DMI strings of a virtual machine; the order decides ("Amazon EC2" is KVM unless Xen says so first).
-_DMI_HYPERVISORS = (
-    ("vmware", "VMware"), ("xen", "Xen"), ("microsoft corporation virtual machine", "Microsoft"), ("hyper-v", "Microsoft"), ("innotek", "VirtualBox"),
-    ("virtualbox", "VirtualBox"), ("parallels", "Parallels"), ("bhyve", "bhyve"), ("bochs", "Bochs"), ("kvm", "KVM"), ("qemu", "KVM"), ("amazon ec2", "KVM"),
-    ("google compute engine", "KVM"), ("openstack", "KVM"), ("ovirt", "KVM"), ("rhev", "KVM"), ("digitalocean", "KVM"), ("alibaba cloud", "KVM"),
-    ("apple virtualization", "Apple"),
+# Who writes what into the DMI strings of a virtual machine.
+_DMI_VIRTUAL = (
+    ("vmware", "VMware"), ("innotek", "Oracle"), ("virtualbox", "Oracle"), ("hvm domu", "Xen"), ("parallels", "Parallels"), ("bhyve", "bhyve"),
+    ("bochs", "Bochs"), ("kvm", "KVM"), ("qemu", "KVM"),
 )
+# Who writes the same into virtual machines and into the bare-metal hosts it lets: the CPU's hypervisor flag tells the two apart.
+_DMI_EITHER = (
+    ("microsoft", "Microsoft"), ("xen", "Xen"), ("amazon ec2", "KVM"), ("google", "KVM"), ("openstack", "KVM"), ("ovirt", "KVM"), ("rhev", "KVM"),
+    ("digitalocean", "KVM"), ("alibaba cloud", "KVM"),
+)
+# PCI vendors of paravirtual devices.
+_PCI_VIRTUAL = (("80ee", "Oracle"), ("15ad", "VMware"), ("5853", "Xen"))
 
 
 class CpuInfo:
@@ -53,13 +58,13 @@ class CpuInfo:
 
     def __init__(self, root):
         self.text = (root.read("/proc/cpuinfo") or "").replace("\0", "")
-        head = re.split(r"\n\s*\n", self.text, maxsplit=1)[0]
-        #: The fields of the first paragraph by their names ("model name"), as text.
+        #: The fields of the first CPU by their names ("model name"), as text. 32-bit Arm puts some into further paragraphs.
         self.first = {}
-        for line in head.splitlines():
-            key, colon, value = line.partition(":")
-            if colon:
-                self.first.setdefault(key.strip(), value.strip())
+        for paragraph in re.split(r"\n\s*\n", self.text, maxsplit=3)[:3]:
+            for line in paragraph.splitlines():
+                key, colon, value = line.partition(":")
+                if colon:
+                    self.first.setdefault(key.strip(), value.strip())
         lines = set(re.findall(r"^(?:flags|Features|features)[ \t]*:(.*)$", self.text, re.M))
         #: The flags that every CPU has: a program is not told on which core type it runs.
         self.flags = frozenset(set.intersection(*[set(line.split()) for line in lines])) if lines else frozenset()
@@ -94,8 +99,9 @@ def read(root, info):
     Keys: architecture, vendor, model_name, family, model, stepping, microarchitecture, microcode, hypervisor, isa (sorted kernel flag
     names), isa_level, int8_path, fma_units_512 {value, source}. What the machine does not tell is null; isa is [] then.
     """
+    architecture = _architecture(root, info)
     facts = {
-        "architecture": _architecture(root, info),
+        "architecture": architecture,
         "vendor": _vendor(info),
         "model_name": _model_name(info),
         "family": info.number("cpu family"),
@@ -105,7 +111,7 @@ def read(root, info):
         "hypervisor": _hypervisor(root, info),
         "isa": sorted(info.flags & AI_FLAGS),
         "isa_level": isa_level(info.flags),
-        "int8_path": int8_path(info.flags),
+        "int8_path": int8_path(info.flags, architecture),
     }
     facts["microarchitecture"] = microarchitecture.name(facts, info.number("CPU implementer"), info.number("CPU part"))
     facts["fma_units_512"] = microarchitecture.fma_units_512(facts, info.flags)
@@ -122,10 +128,11 @@ def isa_level(flags):
     return level
 
 
-def int8_path(flags):
-    """Return the best instruction set for INT8 dot products in `flags`, "none" where there is no such, null where `flags` is empty (unknown)."""
+def int8_path(flags, architecture):
+    """Return the best instruction set for INT8 dot products in `flags`, "none" where there is no such, null where it is not known."""
     if not flags:
-        return None
+        # POWER, RISC-V and others write no flags, and have none of these.
+        return "none" if architecture and not architecture.startswith(("x86", "i686", "aarch64", "arm")) else None
     return next((path for path, needed in _INT8_PATHS if needed <= flags), "none")
 
 
@@ -141,13 +148,12 @@ def _architecture(root, info):
     if first.get("vendor_id") == "IBM/S390":
         return "s390x" if "zarch" in info.flags else "s390"
     version = root.read("/proc/version") or ""
-    if first.get("cpu", "").startswith(("POWER", "PPC")):
+    if "pvr" in first.get("revision", ""):
         return "ppc64le" if re.search("ppc64(le|el)", version) else "ppc64"
     if first.get("isa", "").startswith("rv"):
         return first["isa"][:4].replace("rv", "riscv")
-    if first.get("arch") == "IA-64":
-        return "ia64"
-    return None
+    others = (("ia-64", "ia64"), ("loongson", "loongarch64"), ("sun4u", "sparc64"), ("sun4v", "sparc64"))
+    return _named(others, " ".join(first.get(name, "").lower() for name in ("arch", "CPU Family", "type")))
 
 
 def _vendor(info):
@@ -167,32 +173,34 @@ def _hypervisor(root, info):
         return "UML"
     if root.read("/sys/hypervisor/type") == "xen" or root.is_dir("/proc/xen"):
         return "Xen"
-    if "flags" in info.first and "hypervisor" not in info.flags:
-        # Clouds write the same DMI strings into their bare-metal hosts; the CPU flag is what tells the two apart.
-        return None
-    return _paravirtual_hypervisor(root) or _dmi_hypervisor(root) or ("unknown" if "hypervisor" in info.flags else None)
+    names = ("sys_vendor", "product_name", "board_vendor", "bios_vendor")
+    dmi = " ".join(root.read("/sys/class/dmi/id/" + name) or "" for name in names).lower()
+    told = _paravirtual(root) or _named(_DMI_VIRTUAL, dmi) or _pci(root)
+    if told or "hypervisor" not in info.flags:
+        return told
+    return _named(_DMI_EITHER, dmi) or "unknown"
 
 
-def _paravirtual_hypervisor(root):
-    clocks = (root.read("/sys/devices/system/clocksource/clocksource0/available_clocksource") or "").split()
-    if "kvm-clock" in clocks:
-        return "KVM"
-    if any(clock.startswith("hyperv_") for clock in clocks):
-        return "Microsoft"
-    tree = (root.read("/proc/device-tree/hypervisor/compatible") or "").replace("\0", " ")
-    if "kvm" in tree:
-        return "KVM"
-    if "xen" in tree:
-        return "Xen"
+def _named(marks, text):
+    return next((hypervisor for mark, hypervisor in marks if mark in text), None)
+
+
+def _paravirtual(root):
+    """Return the hypervisor that gave this machine a clock, a device tree or a control program of its own."""
+    clocks = root.read("/sys/devices/system/clocksource/clocksource0/available_clocksource") or ""
+    tree = root.read("/proc/device-tree/hypervisor/compatible") or ""
+    told = _named((("kvm-clock", "KVM"), ("hyperv_", "Microsoft")), clocks) or _named((("kvm", "KVM"), ("xen", "Xen")), tree)
+    if told:
+        return told
     if root.exists("/proc/device-tree/ibm,partition-name") and not root.exists("/proc/device-tree/chosen/qemu,graphic-width"):
-        return "PowerVM"
-    program = re.search(r"^VM00 Control Program:\s*(\S+)", root.read("/proc/sysinfo") or "", re.M)
+        return "pHyp"
+    sysinfo = root.read("/proc/sysinfo") or ""
+    program = re.search(r"^VM00 Control Program:\s*(\S+)", sysinfo, re.M)
     if program:
         return "KVM" if program.group(1).startswith("KVM") else program.group(1)
-    return None
+    return "PR/SM" if re.search(r"^LPAR Name:", sysinfo, re.M) else None
 
 
-def _dmi_hypervisor(root):
-    names = ("sys_vendor", "product_name", "board_vendor", "bios_vendor")
-    text = " ".join(root.read("/sys/class/dmi/id/" + name) or "" for name in names).lower()
-    return next((hypervisor for mark, hypervisor in _DMI_HYPERVISORS if mark in text), None)
+def _pci(root):
+    vendors = {line.split()[1][:4] for line in (root.read("/proc/bus/pci/devices") or "").splitlines() if len(line.split()) > 1}
+    return next((hypervisor for vendor, hypervisor in _PCI_VIRTUAL if vendor in vendors), None)

@@ -13,7 +13,10 @@ import re
 
 # A part of the device's path in sysfs, and the transport it means; the first that fits.
 _TRANSPORTS = (("/nvme", "nvme"), ("/virtio", "virtio"), ("/usb", "usb"), ("/ata", "sata"), ("/end_device-", "sas"), ("/mmc", "mmc"), ("/vbd-", "xen"),
-               ("/rport-", "fc"), ("/session", "iscsi"), ("/VMBUS", "scsi"), ("/host", "scsi"))
+               ("/rport-", "fc"), ("/session", "iscsi"))
+# Controllers of SCSI disks by their driver, where the path does not tell (SATA before Linux 2.6.39).
+_CONTROLLERS = {"ahci": "sata", "ata_piix": "sata", "mpt2sas": "sas", "mpt3sas": "sas", "megaraid_sas": "sas", "aacraid": "sas", "hpsa": "sas",
+                "smartpqi": "sas", "hv_storvsc": "scsi", "pvscsi": "scsi", "vmw_pvscsi": "scsi"}
 _NOT_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "rbd", "drbd", "pmem", "mtdblock")
 
 
@@ -55,11 +58,15 @@ def disks(root):
 
 
 def transport(root, base):
-    """Return nvme, virtio, usb, sata, sas, scsi, … by the place of the block device `base` in the device tree."""
+    """Return nvme, virtio, usb, sata, sas, scsi, … by the place of the block device `base` in the device tree; null where that says nothing."""
     if os.path.basename(base).startswith("nvme"):
         return "nvme"
     path = root.resolve(base) or ""
-    return next((name for mark, name in _TRANSPORTS if mark in path), None)
+    told = next((name for mark, name in _TRANSPORTS if mark in path), None)
+    while told is None and path.startswith("/sys/devices/"):
+        told = _CONTROLLERS.get(root.link(path + "/driver"))
+        path = os.path.dirname(path)
+    return told
 
 
 def numa_node(root, name):

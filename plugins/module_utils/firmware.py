@@ -70,6 +70,8 @@ def _turbo(cpu, power):
         return _row("enabled", "the CPU reports turbo (flag ida, AMD's cpb)")
     if available is None or cpu["vendor"] not in ("GenuineIntel", "AuthenticAMD", "HygonGenuine"):
         return _row(None, "the machine does not tell whether its CPU has turbo")
+    if cpu["microarchitecture"] in microarchitecture.WITHOUT_TURBO:
+        return _row(None, f"{cpu['microarchitecture']} has no turbo")
     return _row("disabled", "the CPU reports no turbo: the firmware has it off, or this CPU model has none")
 
 

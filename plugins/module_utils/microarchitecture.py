@@ -52,7 +52,8 @@ _AMD = {
 _ARM = {
     (0x41, 0xD03): "Cortex-A53", (0x41, 0xD05): "Cortex-A55", (0x41, 0xD07): "Cortex-A57", (0x41, 0xD08): "Cortex-A72", (0x41, 0xD0B): "Cortex-A76",
     (0x41, 0xD0C): "Neoverse N1", (0x41, 0xD40): "Neoverse V1", (0x41, 0xD49): "Neoverse N2", (0x41, 0xD4F): "Neoverse V2", (0x41, 0xD84): "Neoverse V3",
-    (0x41, 0xD83): "Neoverse V3AE", (0x41, 0xD8E): "Neoverse N3", (0x41, 0xD4A): "Neoverse E1", (0x43, 0x0A1): "ThunderX", (0x43, 0x0AF): "ThunderX2",
+    (0x41, 0xD83): "Neoverse V3AE", (0x41, 0xD85): "Cortex-X925", (0x41, 0xD87): "Cortex-A725",
+    (0x41, 0xD8E): "Neoverse N3", (0x41, 0xD4A): "Neoverse E1", (0x43, 0x0A1): "ThunderX", (0x43, 0x0AF): "ThunderX2",
     (0x46, 0x001): "A64FX", (0x48, 0xD01): "TaiShan v110", (0x48, 0xD02): "TaiShan v120", (0x50, 0x000): "X-Gene", (0xC0, 0xAC3): "Ampere-1",
     (0xC0, 0xAC4): "Ampere-1a", (0xC0, 0xAC5): "Ampere-1b", (0x61, 0x022): "Apple M1", (0x61, 0x023): "Apple M1",
 }
@@ -62,13 +63,12 @@ WITHOUT_SMT = frozenset((
     "Core", "Penryn", "Silvermont", "Airmont", "Goldmont", "Goldmont Plus", "Tremont", "Gracemont", "Sierra Forest", "Clearwater Forest", "Grand Ridge",
     "Lakefield", "Lunar Lake", "Arrow Lake", "Panther Lake", "K8", "K10", "Bobcat", "Jaguar", "Puma",
 ))
-# Xeon generations whose firmware offers sub-NUMA clustering (before Skylake it was called Cluster-on-Die).
-WITH_SNC = frozenset((
-    "Haswell", "Broadwell", "Skylake", "Cascade Lake", "Cooper Lake", "Ice Lake", "Sapphire Rapids", "Emerald Rapids", "Granite Rapids", "Sierra Forest",
-    "Clearwater Forest", "Diamond Rapids", "Knights Landing", "Knights Mill",
-))
+# Built before turbo, or never with it: a CPU flag that is not there says nothing of the firmware.
+WITHOUT_TURBO = frozenset(("NetBurst", "Core", "Penryn", "Bonnell", "K8", "Bobcat", "Jaguar"))
+# Intel models whose firmware offers sub-NUMA clustering; Haswell and Broadwell call it Cluster-on-Die, Xeon Phi SNC-2 and SNC-4.
+_WITH_SNC = frozenset((63, 79, 85, 87, 106, 133, 143, 173, 175, 207, 221))
 # EPYC generations whose firmware offers nodes per socket. On Zen (Naples) each of the four dies is a node by its nature.
-WITH_NPS = frozenset(("Zen 2", "Zen 3", "Zen 4", "Zen 5", "Zen 6"))
+_WITH_NPS = frozenset(("Zen 2", "Zen 3", "Zen 4", "Zen 5", "Zen 6"))
 
 _ARK = "Intel ARK, number of AVX-512 FMA units"
 
@@ -93,6 +93,26 @@ def name(facts, implementer=None, part=None):
     if vendor == "HygonGenuine":
         return "Zen" if family == 24 else None
     return None
+
+
+def sub_numa_kind(facts):
+    """Return what this CPU's firmware calls splitting a socket into NUMA nodes, SNC or NPS; null where it has no such setting."""
+    if facts["vendor"] == "GenuineIntel" and facts["family"] == 6 and facts["model"] in _WITH_SNC:
+        return "SNC"
+    desktop = re.search(r"Ryzen(?! Threadripper)|Athlon", facts["model_name"] or "")
+    return "NPS" if facts["microarchitecture"] in _WITH_NPS and not desktop else None
+
+
+def dies_that_are_nodes(facts, dies):
+    """Return how many dies with memory of their own a socket has by its build; 0 where the socket is one node. `dies` is what the kernel counts."""
+    vendor, family, model = facts["vendor"], facts["family"], facts["model"]
+    if vendor == "GenuineIntel" and (family, model) == (6, 85) and (dies == 2 or re.search(r"Platinum 9\d{3}\b", facts["model_name"] or "")):
+        return 2  # Cascade Lake-AP
+    if (vendor == "AuthenticAMD" and family == 23 and model is not None and model <= 31) or vendor == "HygonGenuine":
+        return 4  # Naples and its Threadrippers, Dhyana
+    if vendor == "AuthenticAMD" and family in (16, 21):
+        return 2  # Magny-Cours, Interlagos, Abu Dhabi
+    return 0
 
 
 def fma_units_512(facts, flags):

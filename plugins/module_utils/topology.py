@@ -70,18 +70,19 @@ def read(root, info, topology):
 
 def caches(root, online):
     """Return [{level, type, size_bytes, shared_by}]: a cache kind of the machine with the cpulists of who shares one, sorted."""
-    found = defaultdict(set)
-    covered = defaultdict(set)
-    for cpu in online:
+    found, covered = defaultdict(set), defaultdict(set)
+    for number, cpu in enumerate(online):
+        if number == 16 and not found:
+            break  # a recording that left the levels out
         index = 0
         while True:
             base = f"{_CPU}/cpu{cpu}/cache/index{index}"
             if cpu not in covered[index]:
                 level = root.read_int(base + "/level")
-                if level is None:
+                if level is None and index >= 4:
                     break
-                sharers = _cpus(root, base + "/shared_cpu_list", base + "/shared_cpu_map")
-                if sharers and cpu in sharers:
+                sharers = _group(root, cpu, (base + "/shared_cpu_list", base + "/shared_cpu_map")) if level is not None else None
+                if sharers:
                     # Every sharer would tell the same: reading it once is what makes a large machine fast.
                     covered[index].update(sharers)
                     found[level, root.read(base + "/type") or None, _cache_size(root, base)].add(cpulist.render(set(sharers) & set(online)))
@@ -111,56 +112,60 @@ def numa(root, topology, cpu):
         for node in ids
     ]
     per_socket = _nodes_per_socket(topology)
-    return {"nodes": nodes, "nodes_per_socket": per_socket, "sub_numa": sub_numa(per_socket, topology, cpu)}
+    return {"nodes": nodes, "nodes_per_socket": per_socket, "sub_numa": sub_numa(per_socket, _dies_per_socket(root, topology), cpu)}
 
 
-def sub_numa(per_socket, topology, cpu):
+def sub_numa(per_socket, dies, cpu):
     """Return {enabled, kind, reason}: whether the firmware splits a socket into several NUMA nodes.
 
     kind is what this CPU's firmware calls it: SNC (Intel), NPS (AMD EPYC since Rome), null where it has no such option. The count of nodes
-    with CPUs in a socket tells it on every generation; memory-only nodes say nothing of it.
+    with CPUs in a socket tells it on every generation; memory-only nodes say nothing of it. `dies` is how many dies a socket has by the kernel.
     """
-    title = cpu["microarchitecture"]
-    kind = "SNC" if title in microarchitecture.WITH_SNC and cpu["vendor"] == "GenuineIntel" else "NPS" if title in microarchitecture.WITH_NPS else None
+    kind = microarchitecture.sub_numa_kind(cpu)
     if per_socket is None:
         return {"enabled": None, "kind": kind, "reason": "which NUMA nodes a socket has is not known here"}
     if cpu["hypervisor"]:
         return {"enabled": None, "kind": kind, "reason": "the hypervisor chooses the nodes a virtual machine sees"}
     if per_socket == 1:
         return {"enabled": False, "kind": kind, "reason": "no socket has more than one NUMA node with CPUs"}
-    dies = _dies_that_are_nodes(cpu)
-    if dies and per_socket <= dies:
-        return {"enabled": False, "kind": None, "reason": f"each of the socket's {dies} dies is a NUMA node of its own by its build, not by a setting"}
+    by_build = microarchitecture.dies_that_are_nodes(cpu, dies)
+    if by_build and per_socket <= by_build:
+        return {"enabled": False, "kind": kind, "reason": f"each of the socket's {by_build} dies is a NUMA node of its own by its build, not by a setting"}
+    if kind is None:
+        reason = f"{per_socket} NUMA nodes with CPUs a socket; whether by a setting or by this CPU's build is not known"
+        return {"enabled": None, "kind": None, "reason": reason}
     if kind == "NPS" and per_socket > 4:
         return {"enabled": True, "kind": kind, "reason": f"{per_socket} NUMA nodes a socket: the firmware makes each L3 cache a node"}
     return {"enabled": True, "kind": kind, "reason": f"{per_socket} NUMA nodes with CPUs a socket"}
 
 
-def _dies_that_are_nodes(cpu):
-    """Return how many dies with a memory controller each such a package has, by its build; 0 where the package is one node."""
-    vendor, family, model = cpu["vendor"], cpu["family"], cpu["model"]
-    if vendor == "GenuineIntel" and (family, model) == (6, 85) and re.search(r"Platinum 9\d{3}\b", cpu["model_name"] or ""):
-        return 2  # Cascade Lake-AP
-    if (vendor == "AuthenticAMD" and family == 23 and model is not None and model <= 31) or vendor == "HygonGenuine":
-        return 4  # Naples and its Threadrippers, Dhyana
-    if vendor == "AuthenticAMD" and family in (16, 21):
-        return 2  # Magny-Cours, Interlagos, Abu Dhabi
-    return 0
+def _cpus(root, name):
+    """Return the sorted ids in the cpulist file `name`; None where there is none."""
+    text = root.read(name)
+    if text is None:
+        return None
+    try:
+        return cpulist.parse(text)
+    except ValueError:
+        return None
 
 
-def _cpus(root, list_name, map_name=None):
-    """Return the sorted ids in a cpulist file or, in its stead, a cpumask file; None where neither can be read."""
-    text = root.read(list_name)
-    if text is not None:
-        try:
-            return cpulist.parse(text)
-        except ValueError:
-            pass
-    text = root.read(map_name) if map_name else None
-    # A mask is hexadecimal words of 32 bits with commas between, the highest first.
-    if text and re.match(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*\Z", text) and len(text) < 16384:
-        mask = int(text.replace(",", ""), 16)
-        return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+def _mask(root, name):
+    """Return the sorted ids in the cpumask file `name`: hexadecimal words of 32 bits, the highest first; None where there is none."""
+    text = root.read(name)
+    if not text or len(text) > 16384 or not re.match(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*\Z", text):
+        return None
+    mask = int(text.replace(",", ""), 16)
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+
+
+def _group(root, cpu, *names):
+    """Return the sorted ids that share something with `cpu`, by the first of the file pairs NAME_list and NAME (a mask) that names `cpu` itself."""
+    for list_name, mask_name in names:
+        for read_ids, name in ((_cpus, list_name), (_mask, mask_name)):
+            ids = read_ids(root, name)
+            if ids and cpu in ids:
+                return ids
     return None
 
 
@@ -180,12 +185,9 @@ def _cores(root, info, online):
     for cpu in online:
         if cpu not in leader:
             base = f"{_CPU}/cpu{cpu}/topology/"
-            siblings = _cpus(root, base + "core_cpus_list", base + "core_cpus")
-            if siblings is None:
-                siblings = _cpus(root, base + "thread_siblings_list", base + "thread_siblings")
-            if siblings and cpu in siblings:
-                for sibling in members.intersection(siblings):
-                    leader.setdefault(sibling, cpu)
+            siblings = _group(root, cpu, (base + "core_cpus_list", base + "core_cpus"), (base + "thread_siblings_list", base + "thread_siblings"))
+            for sibling in members.intersection(siblings or ()):
+                leader.setdefault(sibling, cpu)
     processors = {} if len(leader) == len(online) else info.processors()
     groups = defaultdict(list)
     for cpu in online:
@@ -231,7 +233,8 @@ def _sockets(root, cores):
     packages = set()
     for core in cores:
         base = f"{_CPU}/cpu{core['cpus'][0]}/topology/"
-        siblings = _cpus(root, base + "package_cpus_list", base + "package_cpus") or _cpus(root, base + "core_siblings_list", base + "core_siblings")
+        names = ((base + "package_cpus_list", base + "package_cpus"), (base + "core_siblings_list", base + "core_siblings"))
+        siblings = _group(root, core["cpus"][0], *names)
         if not siblings:
             return None
         packages.add(tuple(siblings))
@@ -256,14 +259,18 @@ def _isolated(root):
 
 
 def _node_cpus(root, online):
-    found = {}
+    """Return {node: its sorted online CPUs}. A CPU belongs to one node: where a broken table names it in several, to the first."""
+    found, rest = {}, set(online)
     for node in root.numbered(_NODE, "node"):
         base = f"{_NODE}/node{node}"
-        cpus = _cpus(root, base + "/cpulist", base + "/cpumap")
+        cpus = _cpus(root, base + "/cpulist")
+        if cpus is None:
+            cpus = _mask(root, base + "/cpumap")
         if cpus is None:
             cpus = root.numbered(base, "cpu")
         # Kernels before 4.13 list offline CPUs too.
-        found[node] = sorted(online.intersection(cpus))
+        found[node] = sorted(rest.intersection(cpus))
+        rest.difference_update(cpus)
     return found
 
 
@@ -296,6 +303,13 @@ def _nodes_per_socket(topology):
         if core["node"] is not None:
             sockets[core["socket"]].add(core["node"])
     return max((len(nodes) for nodes in sockets.values()), default=None)
+
+
+def _dies_per_socket(root, topology):
+    """Return how many dies the first socket has; 0 when not told (kernels before 5.2)."""
+    first = topology.cores[0]["socket"] if topology.cores else None
+    dies = {root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/die_id") for core in topology.cores if core["socket"] == first}
+    return len(dies - {None})
 
 
 def _cache_size(root, base):
