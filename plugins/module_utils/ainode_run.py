@@ -49,7 +49,7 @@ def expand(cpulist):
     """Return the set of the ids in a cpulist ("0-3,8") out of the placement."""
     ids = set()
     for part in cpulist.split(","):
-        first, _, last = part.partition("-")
+        first, _dash, last = part.partition("-")
         ids.update(range(int(first), int(last or first) + 1))
     return ids
 
@@ -281,7 +281,7 @@ def main(arguments):
         preload = [find_library(name, extra=beside) for name in options.preload]
         env = environment(instance, preload, dict(text.split("=", 1) for text in options.env), os.environ)
         if options.dry_run:
-            print(dry_run(instance, options.command, env, os.environ))
+            sys.stdout.write(dry_run(instance, options.command, env, os.environ) + "\n")
             return 0
         start(instance, options.command, env)
     except RunError as error:
@@ -290,4 +290,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -264,7 +264,7 @@ def _choose(chunks, homes, capacity, memory, wanted):
         order.append((turn, index))
     free = {node: float("inf") if size is None else size for node, size in capacity.items()}
     chosen = []
-    for _, index in sorted(order):
+    for _turn, index in sorted(order):
         shares = {homes[core.node] for core in chunks[index]}
         if len(chosen) != wanted and all(free[node] >= memory / len(shares) for node in shares):
             for node in shares:
