@@ -1,0 +1,717 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// `vnni-search serve`: routes requests to the workers, swaps indexes, and tells systemd and Prometheus how it is doing.
+// Threads: main waits for signals and ticks the watchdog; I/O threads speak HTTP; workers parse, search and encode; one
+// maintenance thread opens and swaps indexes.
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "cli.hpp"
+#include "index.hpp"
+#include "serve_http.hpp"
+#include "serve_pool.hpp"
+#include "serve_protocol.hpp"
+
+namespace vnni {
+namespace {
+
+using namespace serve;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+using std::chrono::duration_cast;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// ---- the log: one JSON object a line on stderr
+
+void log(const char* level, const std::string& message, json fields = json::object()) {
+    char date[32], stamp[48];
+    timespec now{};
+    tm utc{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    std::strftime(date, sizeof date, "%FT%T", &utc);
+    std::snprintf(stamp, sizeof stamp, "%s.%03ldZ", date, now.tv_nsec / 1'000'000);
+    nlohmann::ordered_json line{{"time", stamp}, {"level", level}, {"message", message}};
+    for (auto& [key, value] : fields.items()) line[key] = value;
+    const std::string text = line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    if (write(STDERR_FILENO, text.data(), text.size()) < 0) return;  // nobody listens: nothing to be done
+}
+
+// ---- systemd: sd_notify(3) is one datagram
+
+void notify_systemd(const std::string& state) {
+    const char* path = std::getenv("NOTIFY_SOCKET");
+    sockaddr_un to{};
+    if (!path || (path[0] != '/' && path[0] != '@') || std::strlen(path) >= sizeof to.sun_path) return;
+    to.sun_family = AF_UNIX;
+    std::strcpy(to.sun_path, path);
+    if (path[0] == '@') to.sun_path[0] = '\0';
+    const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&to), static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path)));
+    close(fd);
+}
+
+/// The interval in which systemd wants a sign of life; zero when it wants none.
+microseconds watchdog_interval() {
+    const char *interval = std::getenv("WATCHDOG_USEC"), *pid = std::getenv("WATCHDOG_PID");
+    if (!interval || (pid && std::atol(pid) != getpid())) return microseconds(0);
+    return microseconds(std::atoll(interval));
+}
+
+// ---- options
+
+struct Options {
+    std::string index, name = "search", admin, api_key_file, admin_key_file;
+    std::vector<std::string> listen;
+    std::vector<int> cpus;  // empty: those of the affinity mask
+    OpenOptions open;
+    Defaults defaults;
+    http::Limits http;
+    uint64_t max_queries = 16384;
+    size_t workers = 0, io_threads = 0, queue = 4096;
+    milliseconds drain_delay{0}, drain_timeout{30'000};
+};
+
+struct UsageError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+template <class T> T number(const std::string& text, T smallest, T largest) {
+    T value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || !(value >= smallest && value <= largest)) {
+        std::ostringstream why;
+        why << "\"" << text << "\" is not a number from " << smallest << " to " << largest;
+        throw UsageError(why.str());
+    }
+    return value;
+}
+
+milliseconds seconds(const std::string& text) { return milliseconds(std::llround(number<double>(text, 0, 86400) * 1000)); }
+
+struct Option {
+    const char *name, *value, *help;
+    std::function<void(const std::string&)> set;
+};
+
+std::vector<Option> option_table(Options& o) {
+    return {
+            {"index", "FILE", "the index to serve", [&](auto& v) { o.index = v; }},
+            {"mode", "MODE", "ram (copied into huge pages), mmap (a restart loads nothing) or split (refinement copy on disk) [ram]", [&](auto& v) { o.open.mode = mode_from(v); }},
+            {"numa-node", "N", "where the index's memory is placed; -1: where the process runs [-1]", [&](auto& v) { o.open.numa_node = number(v, -1, 1023); }},
+            {"name", "NAME", "the model's name in /v2/models/NAME [search]",
+              [&](auto& v) {
+                  if (v.empty() || v.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != v.npos)
+                      throw UsageError("\"" + v + "\" is not a name of letters, digits and ._-");
+                  o.name = v;
+              }},
+            {"listen", "ADDRESS", "IP:PORT or unix:/PATH, any number of them [127.0.0.1:8000]", [&](auto& v) { o.listen.push_back(v); }},
+            {"admin", "ADDRESS", "the listener for status, swap and writes; loopback or unix:/PATH unless it has a key [none]", [&](auto& v) { o.admin = v; }},
+            {"api-key-file", "FILE", "clients must send \"Authorization: Bearer KEY\", except to /v2/health", [&](auto& v) { o.api_key_file = v; }},
+            {"admin-key-file", "FILE", "the same for the admin listener", [&](auto& v) { o.admin_key_file = v; }},
+            {"cpus", "CPULIST", "CPUs for the workers, such as 0-3,8; one worker a physical core [the affinity mask]", [&](auto& v) { o.cpus = parse_cpulist(v); }},
+            {"workers", "N", "no more workers than this [one a physical core]", [&](auto& v) { o.workers = number<size_t>(v, 1, 4096); }},
+            {"io-threads", "N", "threads for HTTP [one for 8 workers]", [&](auto& v) { o.io_threads = number<size_t>(v, 1, 256); }},
+            {"queue", "QUERIES", "queries that may wait for a worker; more are answered with 429 [4096]", [&](auto& v) { o.queue = number<size_t>(v, 1, 1 << 24); }},
+            {"k", "K", "results for a request that does not say [10]", [&](auto& v) { o.defaults.k = number<uint32_t>(v, 1, 1000); }},
+            {"ef", "EF", "effort for a request that does not say; excludes recall-target", [&](auto& v) { o.defaults.ef = number<uint32_t>(v, 1, 100000); }},
+            {"recall-target", "R", "recall for a request that does not say, 0.5 to 0.999 [0.95]", [&](auto& v) { o.defaults.recall_target = number<float>(v, 0.5f, 0.999f); }},
+            {"max-queries", "N", "queries in one request [16384]", [&](auto& v) { o.max_queries = number<uint64_t>(v, 1, 1 << 24); }},
+            {"max-body", "BYTES", "largest request body; larger ones are answered with 413 [16777216]", [&](auto& v) { o.http.body_bytes = number<size_t>(v, 1024, size_t{1} << 30); }},
+            {"max-pending", "BYTES", "request bodies held at a time [268435456]", [&](auto& v) { o.http.pending_bytes = number<size_t>(v, 1024, size_t{1} << 40); }},
+            {"max-header", "BYTES", "largest request header; larger ones are answered with 431 [8192]", [&](auto& v) { o.http.header_bytes = number<size_t>(v, 256, 1 << 20); }},
+            {"max-connections", "N", "connections of one listener [1024]", [&](auto& v) { o.http.connections = number<size_t>(v, 1, 1 << 20); }},
+            {"idle-timeout", "SECONDS", "a connection may wait so long between requests [60]", [&](auto& v) { o.http.idle = seconds(v); }},
+            {"request-timeout", "SECONDS", "a client may take so long to send a request, and to take the answer [10]", [&](auto& v) { o.http.request = seconds(v); }},
+            {"drain-delay", "SECONDS", "after SIGTERM, serve so long while not ready, for balancers to notice [0]", [&](auto& v) { o.drain_delay = seconds(v); }},
+            {"drain-timeout", "SECONDS", "then wait so long for requests under way [30]", [&](auto& v) { o.drain_timeout = seconds(v); }},
+    };
+}
+
+std::string help(const std::vector<Option>& table) {
+    std::ostringstream text;
+    text << "usage: vnni-search serve --index FILE [options]\n\n"
+                    "Serves an index by the Open Inference Protocol (KServe v2, REST): queries FP32 [n, d] in, ids INT64 [n, k] and\n"
+                    "distances FP32 [n, k] out, as JSON or binary tensors. Where fewer than k rows are found, ids end in -1 and\n"
+                    "distances in 3.4028235e38. Request parameters: k, ef or recall_target, filter.\n"
+                    "GET /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME, /metrics; POST /v2/models/NAME/infer.\n"
+                    "SIGHUP opens the index file anew and swaps to it; SIGTERM drains and ends.\n\n";
+    for (const auto& option : table) {
+        const std::string left = "  --" + std::string(option.name) + " " + option.value;
+        text << left << std::string(left.size() < 29 ? 29 - left.size() : 1, ' ') << option.help << "\n";
+    }
+    text << "  --config FILE              lines of \"option = value\", # for comments; options on the command line win\n"
+                    "  --help                     this text\n";
+    return text.str();
+}
+
+void set_option(const std::vector<Option>& table, const std::string& name, const std::string& value) {
+    for (const auto& option : table)
+        if (name == option.name) {
+            try {
+                return option.set(value);
+            } catch (const std::exception& e) {
+                throw UsageError("--" + name + ": " + e.what());
+            }
+        }
+    throw UsageError("there is no option --" + name);
+}
+
+std::string trim(const std::string& text) {
+    const auto first = text.find_first_not_of(" \t\r"), last = text.find_last_not_of(" \t\r");
+    return first == text.npos ? "" : text.substr(first, last - first + 1);
+}
+
+void read_config(const std::string& path, const std::vector<Option>& table, const std::set<std::string>& given) {
+    std::ifstream file(path);
+    if (!file) throw UsageError("--config: cannot read " + path);
+    std::string line;
+    for (int at = 1; std::getline(file, line); ++at) {
+        line = trim(line);
+        if (line.empty() || line[0] == '#') continue;
+        const auto equals = line.find('=');
+        if (equals == line.npos) throw UsageError(path + ":" + std::to_string(at) + ": not of the form option = value");
+        const std::string name = trim(line.substr(0, equals));
+        try {
+            if (!given.contains(name)) set_option(table, name, trim(line.substr(equals + 1)));
+        } catch (const UsageError& e) {
+            throw UsageError(path + ":" + std::to_string(at) + ": " + e.what());
+        }
+    }
+}
+
+/// Nothing when help was asked for.
+std::optional<Options> parse_options(int argc, char** argv) {
+    Options o;
+    const auto table = option_table(o);
+    std::vector<std::pair<std::string, std::string>> given;
+    for (int i = 2; i < argc; ++i) {
+        std::string name = argv[i];
+        if (name == "--help" || name == "-h") return std::cout << help(table), std::nullopt;
+        if (!name.starts_with("--")) throw UsageError("unexpected argument \"" + name + "\"");
+        const auto equals = name.find('=');
+        if (equals == name.npos && i + 1 == argc) throw UsageError(name + " needs a value");
+        given.emplace_back(name.substr(2, equals == name.npos ? equals : equals - 2), equals == name.npos ? argv[++i] : name.substr(equals + 1));
+    }
+    std::set<std::string> names;
+    for (const auto& [name, value] : given) names.insert(name);
+    for (const auto& [name, value] : given)
+        if (name == "config") read_config(value, table, names);
+    for (const auto& [name, value] : given)
+        if (name != "config") set_option(table, name, value);
+    if (o.index.empty()) throw UsageError("--index is missing");
+    if (o.defaults.ef && o.defaults.recall_target > 0) throw UsageError("give --ef or --recall-target, not both");
+    if (o.listen.empty()) o.listen.push_back("127.0.0.1:8000");
+    return o;
+}
+
+/// The key in `path`, which others must not be able to read. Empty when no file is named.
+std::string read_key(const std::string& path) {
+    if (path.empty()) return "";
+    struct stat st {};
+    std::ifstream file(path);
+    if (!file || stat(path.c_str(), &st) != 0) throw UsageError("cannot read the key file " + path);
+    if (st.st_mode & S_IROTH) throw UsageError("the key file " + path + " is readable by every user; chmod 0640 it");
+    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    text = text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
+    if (text.size() < 16 || text.size() > 1024 || text.find_first_of(" \t\r\n") != text.npos) throw UsageError("the key file " + path + " must hold one key of 16 to 1024 characters without blanks");
+    return text;
+}
+
+std::vector<int> worker_cpus(const Options& o) {
+    const std::vector<int> allowed = allowed_cpus();
+    std::vector<int> cpus = o.cpus.empty() ? allowed : o.cpus;
+    for (int cpu : cpus)
+        if (!std::binary_search(allowed.begin(), allowed.end(), cpu)) throw UsageError("--cpus: CPU " + std::to_string(cpu) + " is offline or outside of this process's affinity mask");
+    cpus = one_per_core(cpus);
+    if (o.workers && o.workers < cpus.size()) cpus.resize(o.workers);
+    return cpus;
+}
+
+// ---- the service
+
+constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};  // s
+constexpr size_t kBucketCount = std::size(kBuckets) + 1;
+
+/// What belongs to one worker: its searcher, and counters that no other thread writes.
+struct alignas(64) WorkerState {
+    std::shared_ptr<const Index> index;
+    std::optional<Searcher> searcher;
+    std::atomic<uint64_t> queries{0}, distances{0}, hops{0}, refined{0}, microseconds{0};
+    std::atomic<uint64_t> buckets[kBucketCount] = {};
+
+    void use(const std::shared_ptr<const Index>& wanted) {
+        if (index == wanted) return;
+        searcher.reset();
+        index = wanted;
+        if (index) searcher.emplace(index);
+    }
+};
+
+class Service {
+ public:
+    Service(const Options& o, const std::vector<int>& cpus)
+            : options_(o),
+                api_key_(read_key(o.api_key_file)),
+                admin_key_(read_key(o.admin_key_file)),
+                states_(cpus.size()),
+                server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (cpus.size() + 7) / 8), encode_error),
+                pool_(cpus, o.queue, [this](size_t worker) { states_[worker].use(index()); }) {}
+
+    int run();
+
+ private:
+    friend struct SearchJob;
+    struct Outcome {  // of opening an index
+        std::string error;
+        double seconds;
+    };
+
+    const Options options_;
+    const std::string api_key_, admin_key_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    std::shared_ptr<const Index> index_;
+    std::string path_ = options_.index;
+    std::string not_ready_ = "the index is being opened and verified";  // why there is no index
+    std::deque<std::function<void()>> errands_;                         // for the maintenance thread
+    bool stopping_ = false;
+    std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0};
+    std::atomic<bool> opening_{false};
+
+    std::vector<WorkerState> states_;
+    http::Server server_;
+    Pool pool_;
+
+    std::shared_ptr<const Index> index() const {
+        std::lock_guard lock(mutex_);
+        return index_;
+    }
+    /// Empty when ready, else the reason.
+    std::string not_ready() const {
+        std::lock_guard lock(mutex_);
+        return stopping_ ? "the server is draining" : index_ ? "" : not_ready_;
+    }
+
+    void errand(std::function<void()> work);
+    void maintain();
+    Outcome open(const std::string& path);
+
+    void route(http::Request request, http::Reply reply, bool admin);
+    void infer(http::Request request, http::Reply reply);
+    std::optional<http::Response> describe(std::string_view path, bool& is_infer) const;
+    http::Response status() const;
+    std::string metrics() const;
+};
+
+http::Response json_response(std::string body, unsigned status = 200) { return {.status = status, .body = std::move(body)}; }
+http::Response error_response(unsigned status, const std::string& message) { return json_response(encode_error(message), status); }
+
+/// A request on its way through the workers. Holds the index that it was checked against, so that a swap cannot come
+/// between its parsing and its search.
+struct SearchJob : Job {
+    SearchJob(Service& service, http::Request request, http::Reply reply, std::shared_ptr<const Index> index)
+            : service(service), request(std::move(request)), reply(std::move(reply)), index(std::move(index)) {}
+
+    size_t prepare() override {
+        try {
+            infer = parse_infer(request.body, request.inference_header_length, {.dim = index->dim(), .max_queries = service.options_.max_queries}, service.options_.defaults);
+            request.body = {};
+            ids.resize(infer.n * infer.k);
+            distances.resize(infer.n * infer.k);
+            options = {.k = infer.k, .ef = infer.ef, .recall_target = infer.recall_target, .filter = infer.filter ? &*infer.filter : nullptr};
+            return infer.n;
+        } catch (const ProtocolError& e) {
+            reply(error_response(e.status, e.what()));
+        } catch (const std::exception& e) {
+            log("error", "a request could not be prepared", {{"reason", e.what()}});
+            reply(error_response(500, "the server failed to prepare the request"));
+        }
+        return 0;
+    }
+
+    void run(size_t worker, size_t begin, size_t end) override {
+        auto& state = service.states_[worker];
+        try {
+            state.use(index);
+            uint64_t compared = 0, hops = 0, refined = 0;
+            for (size_t i = begin; i < end; ++i) {
+                int64_t* row_ids = ids.data() + i * infer.k;
+                float* row_distances = distances.data() + i * infer.k;
+                const uint32_t found = state.searcher->search(infer.queries.data() + i * index->dim(), options, reinterpret_cast<uint64_t*>(row_ids), row_distances);
+                pad_row(row_ids, row_distances, found, infer.k);
+                compared += state.searcher->stats().distances;
+                hops += state.searcher->stats().hops;
+                refined += state.searcher->stats().refined;
+            }
+            state.queries += end - begin;
+            state.distances += compared;
+            state.hops += hops;
+            state.refined += refined;
+        } catch (const Error& e) {  // what the user can cause and only the engine knows
+            std::lock_guard lock(failure_mutex);
+            refused = e.what();
+        } catch (const std::exception& e) {
+            std::lock_guard lock(failure_mutex);
+            failed = e.what();
+        }
+    }
+
+    void finish(size_t worker) override {
+        http::Response response;
+        try {
+            if (!failed.empty()) {
+                log("error", "a search failed", {{"reason", failed}});
+                response = error_response(500, "the search failed");
+            } else if (!refused.empty()) {
+                response = error_response(400, refused);
+            } else {
+                auto encoded = encode_infer(infer, service.options_.name, std::to_string(index->version()), ids, distances);
+                response = json_response(std::move(encoded.body));
+                response.inference_header_length = encoded.header_length;
+                if (encoded.header_length) response.content_type = "application/octet-stream";
+            }
+        } catch (const std::exception& e) {
+            log("error", "an answer could not be encoded", {{"reason", e.what()}});
+            response = error_response(500, "the answer could not be encoded");
+        }
+        auto& state = service.states_[worker];
+        const auto took = duration_cast<microseconds>(Clock::now() - received);
+        const double took_s = std::chrono::duration<double>(took).count();
+        ++state.buckets[std::lower_bound(std::begin(kBuckets), std::end(kBuckets), took_s) - std::begin(kBuckets)];
+        state.microseconds += static_cast<uint64_t>(took.count());
+        reply(std::move(response));
+    }
+
+    Service& service;
+    http::Request request;
+    const http::Reply reply;
+    const std::shared_ptr<const Index> index;
+    const Clock::time_point received = Clock::now();
+    InferRequest infer;
+    SearchOptions options;
+    std::vector<int64_t> ids;
+    std::vector<float> distances;
+    std::mutex failure_mutex;
+    std::string refused, failed;
+};
+
+void Service::infer(http::Request request, http::Reply reply) {
+    const auto current = index();
+    if (!current) return reply(error_response(503, not_ready()));
+    // What it will cost is known before it is parsed, from its size; the queue's bound is in queries.
+    const size_t cost = std::max<size_t>(1, request.body.size() / (sizeof(float) * current->dim()));
+    auto job = std::make_shared<SearchJob>(*this, std::move(request), reply, current);
+    if (pool_.submit(std::move(job), cost)) return;
+    ++rejected_;
+    auto response = error_response(429, "the queue is full");
+    response.retry_after_s = 1;
+    reply(std::move(response));
+}
+
+/// The answer to a GET of the protocol's descriptions; nothing when there is no such path. `is_infer` when it was one to POST to.
+std::optional<http::Response> Service::describe(std::string_view path, bool& is_infer) const {
+    const std::string why = not_ready();
+    const auto readiness = [&](json body) {
+        body["ready"] = why.empty();
+        if (!why.empty()) body["error"] = why;
+        return json_response(body.dump(), why.empty() ? 200 : 503);
+    };
+    if (path == "/v2") return json_response(encode_server_metadata());
+    if (path == "/v2/health/live") return json_response(R"({"live":true})");
+    if (path == "/v2/health/ready") return readiness(json::object());
+    if (path == "/metrics") {
+        auto response = json_response(metrics());
+        response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+        return response;
+    }
+    const auto take = [&path](std::string_view prefix) { return path.starts_with(prefix) && (path.remove_prefix(prefix.size()), true); };
+    if (!take("/v2/models/")) return std::nullopt;
+    const auto segment = [&path] {
+        const auto result = path.substr(0, path.find('/'));
+        path.remove_prefix(result.size());
+        return result;
+    };
+    if (const auto name = segment(); name != options_.name) return error_response(404, "there is no model \"" + std::string(name) + "\"; this server has \"" + options_.name + "\"");
+    const auto current = index();
+    if (take("/versions/")) {
+        const auto version = segment();
+        if (!current || version != std::to_string(current->version()))
+            return error_response(404, "there is no version \"" + std::string(version) + "\"" + (current ? "; this server has " + std::to_string(current->version()) : ""));
+    }
+    if (path == "/infer") return is_infer = true, std::nullopt;
+    if (path == "/ready") return readiness({{"name", options_.name}});
+    if (!path.empty()) return std::nullopt;
+    if (!current) return error_response(503, why);
+    return json_response(encode_model_metadata(options_.name, std::to_string(current->version()), current->dim()));
+}
+
+void Service::route(http::Request request, http::Reply reply, bool admin) {
+    const std::string& key = admin ? admin_key_ : api_key_;
+    const bool probe = request.path.starts_with("/v2/health/");
+    constexpr std::string_view bearer = "Bearer ";
+    if (!key.empty() && !probe) {
+        const bool has_key = request.authorization.starts_with(bearer);
+        if (!has_key || !same_secret(std::string_view(request.authorization).substr(bearer.size()), key)) return reply(error_response(401, "a valid API key is required"));
+    }
+    if (!request.content_encoding.empty() && request.content_encoding != "identity") return reply(error_response(415, "Content-Encoding " + request.content_encoding + " is not supported"));
+
+    const auto only = [&](const std::string& method) {
+        if (request.method == method) return true;
+        auto response = error_response(405, "use " + method);
+        response.allow = method;
+        return reply(std::move(response)), false;
+    };
+    if (admin && request.path == "/admin/status") return only("GET") ? reply(status()) : void();
+    if (admin && request.path == "/admin/swap") {
+        if (!only("POST")) return;
+        const auto named = parse_path(request.body);
+        return errand([this, named, reply] {
+            std::string path = named ? *named : path_;
+            const Outcome outcome = open(path);
+            reply(outcome.error.empty() ? status() : error_response(422, outcome.error));
+        });
+    }
+    bool is_infer = false;
+    auto description = describe(request.path, is_infer);
+    if (is_infer) return only("POST") ? infer(std::move(request), reply) : void();
+    if (!description) return reply(error_response(404, "there is nothing at " + request.path));
+    if (description->status == 404 || only("GET")) reply(std::move(*description));
+}
+
+void Service::errand(std::function<void()> work) {
+    {
+        std::lock_guard lock(mutex_);
+        errands_.push_back(std::move(work));
+    }
+    changed_.notify_one();
+}
+
+void Service::maintain() {
+    for (;;) {
+        std::function<void()> work;
+        {
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [this] { return stopping_ || !errands_.empty(); });
+            if (stopping_) return;
+            work = std::move(errands_.front());
+            errands_.pop_front();
+        }
+        work();
+    }
+}
+
+/// Opens and verifies the index at `path` and swaps to it. The one in service goes on until then, and when this fails.
+/// On the maintenance thread only.
+Service::Outcome Service::open(const std::string& path) {
+    const auto started = Clock::now();
+    Outcome outcome{};
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const bool reload = index() != nullptr;
+    if (reload) notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
+    opening_ = true;
+    std::shared_ptr<const Index> opened;
+    try {
+        opened = Index::open(path, options_.open);
+    } catch (const std::exception& e) {
+        outcome.error = e.what();
+    }
+    opening_ = false;
+    outcome.seconds = std::chrono::duration<double>(Clock::now() - started).count();
+    if (opened) {
+        {
+            std::lock_guard lock(mutex_);
+            index_ = opened;
+            path_ = path;
+        }
+        pool_.wake_all();  // idle workers let go of the old index
+        ++swaps_;
+        log("info", "serving", {{"index", path}, {"version", opened->version()}, {"rows", opened->size()}, {"dim", opened->dim()}, {"metric", name(opened->metric())}, {"seconds", outcome.seconds}});
+        notify_systemd("READY=1\nSTATUS=serving " + path);
+    } else {
+        ++failed_swaps_;
+        log("error", reload ? "the new index was refused, the old one goes on" : "the index was refused", {{"index", path}, {"reason", outcome.error}});
+        if (!reload) {
+            std::lock_guard lock(mutex_);
+            not_ready_ = outcome.error;
+        }
+        notify_systemd((reload ? "READY=1\nSTATUS=kept the old index: " : "STATUS=not ready: ") + outcome.error);
+    }
+    return outcome;
+}
+
+http::Response Service::status() const {
+    const auto current = index();
+    const std::string why = not_ready();
+    json body{{"ready", why.empty()}, {"model", options_.name}, {"workers", pool_.workers()}, {"kernel", kernel_name()}, {"queue_depth", pool_.waiting()}, {"swaps", swaps_.load()}, {"failed_swaps", failed_swaps_.load()}};
+    if (!why.empty()) body["reason"] = why;
+    if (current)
+        body["index"] = {{"path", current->path()}, {"version", current->version()}, {"rows", current->size()}, {"dim", current->dim()}, {"metric", name(current->metric())}, {"mode", name(options_.open.mode)}, {"memory_bytes", current->memory_bytes()}};
+    return json_response(body.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+std::string Service::metrics() const {
+    std::ostringstream text;
+    text.precision(15);
+    const auto family = [&](const char* metric, const char* type, const char* help_text) { text << "# HELP vnni_search_" << metric << " " << help_text << "\n# TYPE vnni_search_" << metric << " " << type << "\n"; };
+    const auto one = [&](const char* metric, const char* type, const char* help_text, auto value) {
+        family(metric, type, help_text);
+        text << "vnni_search_" << metric << " " << value << "\n";
+    };
+    const auto sum = [&](auto member) {
+        uint64_t total = 0;
+        for (const auto& state : states_) total += (state.*member).load();
+        return total;
+    };
+    const auto& http = server_.counters();
+    const auto current = index();
+    one("ready", "gauge", "1 when a verified index is served", not_ready().empty() ? 1 : 0);
+    one("queries_total", "counter", "Query vectors answered", sum(&WorkerState::queries));
+    one("distance_computations_total", "counter", "Rows compared by their codes", sum(&WorkerState::distances));
+    one("hops_total", "counter", "Graph nodes expanded", sum(&WorkerState::hops));
+    one("refined_total", "counter", "Rows compared at full precision", sum(&WorkerState::refined));
+
+    family("request_duration_seconds", "histogram", "Inference requests, from received whole to answered");
+    uint64_t count = 0;
+    for (size_t b = 0; b < kBucketCount; ++b) {
+        for (const auto& state : states_) count += state.buckets[b];
+        text << "vnni_search_request_duration_seconds_bucket{le=\"";
+        b < std::size(kBuckets) ? text << kBuckets[b] : text << "+Inf";
+        text << "\"} " << count << "\n";
+    }
+    text << "vnni_search_request_duration_seconds_sum " << static_cast<double>(sum(&WorkerState::microseconds)) / 1e6 << "\nvnni_search_request_duration_seconds_count " << count << "\n";
+
+    family("http_responses_total", "counter", "Responses by status");
+    for (size_t code = 0; code < http.responses.size(); ++code)
+        if (const uint64_t n = http.responses[code]) text << "vnni_search_http_responses_total{code=\"" << code << "\"} " << n << "\n";
+    family("rejected_total", "counter", "Requests and connections turned away for load");
+    text << "vnni_search_rejected_total{reason=\"queue\"} " << rejected_ << "\nvnni_search_rejected_total{reason=\"connections\"} " << http.refused_connections
+              << "\nvnni_search_rejected_total{reason=\"bodies\"} " << http.refused_bodies << "\n";
+    one("connections", "gauge", "Open connections", http.connections.load());
+    one("queue_depth", "gauge", "Queries waiting for a worker", pool_.waiting());
+    one("queue_capacity", "gauge", "Queries that may wait", options_.queue);
+    one("workers", "gauge", "Worker threads", pool_.workers());
+    one("index_swaps_total", "counter", "Indexes taken into service", swaps_.load());
+    one("index_swap_failures_total", "counter", "Indexes refused", failed_swaps_.load());
+
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    family("page_faults_total", "counter", "Page faults of the process; major ones waited for storage");
+    text << "vnni_search_page_faults_total{type=\"minor\"} " << usage.ru_minflt << "\nvnni_search_page_faults_total{type=\"major\"} " << usage.ru_majflt << "\n";
+    if (current) {
+        one("index_rows", "gauge", "Rows that a search can return", current->size());
+        one("index_memory_bytes", "gauge", "Bytes of the index's sections", current->memory_bytes());
+        family("index_info", "gauge", "The index in service");
+        text << "vnni_search_index_info{model=\"" << options_.name << "\",version=\"" << current->version() << "\",metric=\"" << name(current->metric()) << "\",dim=\"" << current->dim() << "\",mode=\""
+                  << name(options_.open.mode) << "\"} 1\n";
+    }
+    family("build_info", "gauge", "The program");
+    text << "vnni_search_build_info{version=\"" << kVersion << "\",kernel=\"" << kernel_name() << "\"} 1\n";
+    return text.str();
+}
+
+bool is_local(const std::string& address) { return address.starts_with("unix:") || address.starts_with("127.") || address.starts_with("[::1]:"); }
+
+int Service::run() {
+    if (!options_.admin.empty() && admin_key_.empty() && !is_local(options_.admin)) throw UsageError("--admin " + options_.admin + " is reachable from other hosts: give --admin-key-file, or a loopback or unix: address");
+    const auto listen = [this](const std::string& address, bool admin) {
+        const std::string bound = server_.listen(address, [this, admin](http::Request request, http::Reply reply) {
+            try {
+                route(std::move(request), reply, admin);
+            } catch (const ProtocolError& e) {
+                reply(error_response(e.status, e.what()));
+            }
+        });
+        log("info", admin ? "listening for the administrator" : "listening", {{"address", bound}});
+    };
+    for (const auto& address : options_.listen) listen(address, false);
+    if (!options_.admin.empty()) listen(options_.admin, true);
+
+    server_.start();
+    std::thread maintenance([this] { maintain(); });
+    errand([this] { open(path_); });
+
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+    const microseconds watchdog = watchdog_interval();
+    const microseconds tick = watchdog.count() ? watchdog / 3 : microseconds(10'000'000);
+    // Waits for a signal and gives signs of life meanwhile; 0 when `time` passed without one.
+    const auto wait = [&](microseconds time) {
+        for (auto end = Clock::now() + time;;) {
+            const auto rest = std::clamp<microseconds>(duration_cast<microseconds>(end - Clock::now()), microseconds(0), tick);
+            const timespec timeout{rest.count() / 1'000'000, rest.count() % 1'000'000 * 1000};
+            if (const int signal = sigtimedwait(&signals, nullptr, &timeout); signal > 0) return signal;
+            if (opening_) notify_systemd("EXTEND_TIMEOUT_USEC=60000000");
+            if (watchdog.count() && pool_.oldest_heartbeat() < watchdog && server_.alive()) notify_systemd("WATCHDOG=1");
+            if (Clock::now() >= end) return 0;
+        }
+    };
+    for (int signal = 0; signal != SIGTERM && signal != SIGINT;) {
+        signal = wait(std::chrono::hours(24));
+        if (signal == SIGHUP) errand([this] { open(path_); });
+    }
+
+    log("info", "draining");
+    notify_systemd("STOPPING=1");
+    {
+        std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    changed_.notify_one();
+    server_.refuse_keep_alive();
+    wait(options_.drain_delay);
+    const bool drained = server_.drain(options_.drain_timeout);
+    log(drained ? "info" : "warning", drained ? "drained" : "ended with requests under way");
+    if (opening_) _exit(0);  // reading a large index takes minutes, and nobody waits for it any more
+    maintenance.join();
+    return 0;
+}
+
+}  // namespace
+
+int serve_main(int argc, char** argv) {
+    try {
+        const auto options = parse_options(argc, argv);
+        if (!options) return 0;
+        const auto cpus = worker_cpus(*options);
+        // Before the first thread: all inherit it, and the main thread takes these signals one by one.
+        sigset_t signals;
+        sigemptyset(&signals);
+        for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+        pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+        signal(SIGPIPE, SIG_IGN);
+        Service service(*options, cpus);
+        return service.run();
+    } catch (const UsageError& e) {
+        std::cerr << "vnni-search serve: " << e.what() << "\nSee vnni-search serve --help.\n";
+        return 2;
+    } catch (const std::exception& e) {
+        log("error", e.what());
+        return 1;
+    }
+}
+
+}  // namespace vnni

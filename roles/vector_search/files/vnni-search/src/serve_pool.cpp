@@ -1,0 +1,172 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "serve_pool.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <fstream>
+#include <set>
+#include <stdexcept>
+
+namespace vnni::serve {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A job at the front of the queue gives way to the next after this many items, so that a query alone waits for no more
+// than this many of a large batch. Small batches are served in the order in which they came.
+constexpr size_t kTurn = 64;
+constexpr int kMaxCpu = 65536;
+
+}  // namespace
+
+Pool::Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle) : capacity_(capacity), idle_(std::move(idle)), state_(cpus.size()) {
+    for (auto& s : state_) s.heartbeat = Clock::now();
+    for (size_t i = 0; i < cpus.size(); ++i) {
+        threads_.emplace_back([this, i] { work(i); });
+        const size_t bytes = CPU_ALLOC_SIZE(kMaxCpu);
+        std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(kMaxCpu), [](cpu_set_t* s) { CPU_FREE(s); });
+        CPU_ZERO_S(bytes, set.get());
+        CPU_SET_S(static_cast<size_t>(cpus[i]), bytes, set.get());
+        pthread_setaffinity_np(threads_.back().native_handle(), bytes, set.get());  // the CPUs were checked against the mask
+        pthread_setname_np(threads_.back().native_handle(), ("search/" + std::to_string(cpus[i])).c_str());
+    }
+}
+
+Pool::~Pool() {
+    {
+        std::lock_guard lock(mutex_);
+        stop_ = true;
+    }
+    ready_.notify_all();
+    for (auto& thread : threads_) thread.join();
+}
+
+bool Pool::submit(std::shared_ptr<Job> job, size_t cost) {
+    {
+        std::lock_guard lock(mutex_);
+        if (waiting_ > 0 && waiting_ + cost > capacity_) return false;
+        job->cost_ = cost;
+        waiting_ += cost;
+        queue_.push_back(std::move(job));
+    }
+    ready_.notify_one();
+    return true;
+}
+
+void Pool::wake_all() {
+    {
+        std::lock_guard lock(mutex_);
+        ++epoch_;
+    }
+    ready_.notify_all();
+}
+
+size_t Pool::waiting() const {
+    std::lock_guard lock(mutex_);
+    return waiting_;
+}
+
+Clock::duration Pool::oldest_heartbeat() const {
+    std::lock_guard lock(mutex_);
+    const auto oldest = std::min_element(state_.begin(), state_.end(), [](auto& a, auto& b) { return a.heartbeat < b.heartbeat; });
+    return Clock::now() - oldest->heartbeat;
+}
+
+/// How many of a job's items a worker takes at a time: two rounds for every worker, and divisors of kTurn.
+size_t Pool::chunk(size_t items) const { return std::clamp<size_t>(std::bit_ceil(items / (2 * threads_.size()) + 1), 4, 32); }
+
+void Pool::work(size_t worker) {
+    auto& me = state_[worker];
+    std::unique_lock lock(mutex_);
+    while (!stop_) {
+        me.heartbeat = Clock::now();
+        if (me.epoch != epoch_) {
+            me.epoch = epoch_;
+            lock.unlock();
+            idle_(worker);
+            lock.lock();
+            continue;
+        }
+        if (queue_.empty()) {
+            ready_.wait_for(lock, std::chrono::seconds(1));
+            continue;
+        }
+        auto job = queue_.front();
+        if (job->items_ == 0) {  // not parsed yet: nobody else can help until it is
+            queue_.pop_front();
+            waiting_ -= job->cost_;
+            lock.unlock();
+            const size_t items = job->prepare();
+            lock.lock();
+            if (items == 0) continue;
+            job->items_ = job->left_ = items;
+            queue_.push_front(job);
+            for (size_t helpers = std::min(items / chunk(items), threads_.size()); helpers > 1; --helpers) ready_.notify_one();
+        }
+        const size_t begin = job->next_, end = std::min(job->items_, begin + chunk(job->items_));
+        job->next_ = end;
+        if (end == job->items_ || end % kTurn == 0) {
+            queue_.erase(std::find(queue_.begin(), queue_.end(), job));
+            if (end < job->items_) queue_.push_back(job);
+        }
+        lock.unlock();
+        job->run(worker, begin, end);
+        lock.lock();
+        if ((job->left_ -= end - begin) > 0) continue;
+        lock.unlock();
+        job->finish(worker);
+        job.reset();
+        lock.lock();
+    }
+}
+
+std::vector<int> parse_cpulist(const std::string& text) {
+    std::set<int> cpus;
+    const char *at = text.data(), *const end = at + text.size();
+    const auto number = [&] {
+        int value = 0;
+        const auto [stop, error] = std::from_chars(at, end, value);
+        if (error != std::errc() || value < 0 || value >= kMaxCpu) throw std::invalid_argument("cpulist \"" + text + "\" is not of the form 0-3,8");
+        at = stop;
+        return value;
+    };
+    while (at < end) {
+        const int first = number();
+        const int last = at < end && *at == '-' ? (++at, number()) : first;
+        if (last < first || (at < end && (*at++ != ',' || at == end))) throw std::invalid_argument("cpulist \"" + text + "\" is not of the form 0-3,8");
+        for (int cpu = first; cpu <= last; ++cpu) cpus.insert(cpu);
+    }
+    return {cpus.begin(), cpus.end()};
+}
+
+std::vector<int> allowed_cpus() {
+    const size_t bytes = CPU_ALLOC_SIZE(kMaxCpu);
+    std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(kMaxCpu), [](cpu_set_t* s) { CPU_FREE(s); });
+    std::vector<int> cpus;
+    if (sched_getaffinity(0, bytes, set.get()) != 0) return {0};
+    for (int cpu = 0; cpu < kMaxCpu; ++cpu)
+        if (CPU_ISSET_S(static_cast<size_t>(cpu), bytes, set.get())) cpus.push_back(cpu);
+    return cpus;
+}
+
+std::vector<int> one_per_core(const std::vector<int>& cpus, const std::string& sysfs) {
+    std::vector<int> result;
+    std::set<int> taken;  // siblings of a CPU that is in the result
+    for (int cpu : cpus) {
+        if (taken.contains(cpu)) continue;
+        result.push_back(cpu);
+        std::ifstream file(sysfs + "/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+        std::string line;
+        if (!std::getline(file, line)) continue;
+        for (int sibling : parse_cpulist(line)) taken.insert(sibling);
+    }
+    return result;
+}
+
+}  // namespace vnni::serve

@@ -1,0 +1,696 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`vnni-search serve` from outside: the protocol, its limits, load, swaps and the end of the process.
+
+Runs the binary that $VNNI_SEARCH names (default: build/vnni-search beside this folder) on indexes it builds itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BINARY = os.environ.get("VNNI_SEARCH", str(Path(__file__).parent.parent / "build" / "vnni-search"))
+DIM = 24
+ITEMS = 9000  # enough for the graph to be walked
+INFER = "/v2/models/search/infer"
+
+
+# ---- helpers
+
+
+def build_index(folder: Path, name: str, rows: int, seed: int) -> tuple[Path, np.ndarray]:
+    """An L2 index of random rows, and the rows."""
+    vectors = np.random.Generator(np.random.PCG64(seed)).standard_normal((rows, DIM)).astype(np.float32)
+    np.save(folder / f"{name}.npy", vectors)
+    out = folder / f"{name}.vnni"
+    command = [BINARY, "build", "--input", str(folder / f"{name}.npy"), "--output", str(out), "--metric", "l2", "--threads", "2"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
+    return out, vectors
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Server:
+    """A running server; `log` holds what it wrote so far."""
+
+    def __init__(self, index: Path, *options: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
+        self.admin_path = str(index.parent / f"admin-{time.monotonic_ns()}.sock")
+        command = [BINARY, "serve", "--index", str(index), "--listen", "127.0.0.1:0", "--admin", f"unix:{self.admin_path}", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+        self.log: list[dict] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.port = int(self.wait_log("listening")["address"].rsplit(":", 1)[1])
+        if ready:
+            self.wait_log("serving")
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.log.append(json.loads(line) if line.startswith("{") else {"message": line})  # a sanitizer's report
+
+    def wait_log(self, message: str, after: int = 0) -> dict:
+        for _ in range(2000):
+            for line in self.log[after:]:
+                if line["message"] == message:
+                    return line
+            if self.process.poll() is not None and not self.reader.is_alive():
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no {message!r} in {self.log}")
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+
+    def ask(self, method: str, path: str, body: bytes | dict | None = None, headers: dict | None = None, connection: http.client.HTTPConnection | None = None):
+        """(status, parsed or raw body, headers)"""
+        own = connection or self.connection()
+        own.request(method, path, json.dumps(body) if isinstance(body, dict) else body, headers or {})
+        response = own.getresponse()
+        data = response.read()
+        if connection is None:
+            own.close()
+        if response.headers.get_content_type() == "application/json":
+            data = json.loads(data)
+        return response.status, data, response.headers
+
+    def admin(self, method: str, path: str, body: bytes | dict | None = None):
+        return self.ask(method, path, body, connection=UnixConnection(self.admin_path))
+
+    def metric(self, name: str) -> float:
+        for line in self.ask("GET", "/metrics")[1].decode().splitlines():
+            if line.rsplit(" ", 1)[0] == f"vnni_search_{name}":
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no metric {name}")
+
+    def raw(self, data: bytes, half_close: bool = False) -> bytes:
+        """What the server answers to `data` until it closes the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as s:
+            s.sendall(data)
+            if half_close:
+                s.shutdown(socket.SHUT_WR)
+            answer = b""
+            try:
+                while chunk := s.recv(65536):
+                    answer += chunk
+            except ConnectionResetError:
+                pass
+            return answer
+
+    def stop(self, expect: int = 0) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == expect, self.log
+        self.reader.join(5)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.stop()
+        else:
+            self.process.kill()
+            self.process.wait()
+
+
+def as_json(queries: np.ndarray, **parameters) -> dict:
+    return {"inputs": [{"name": "queries", "datatype": "FP32", "shape": list(queries.shape), "data": queries.tolist()}], "parameters": parameters}
+
+
+def as_binary(queries: np.ndarray, **parameters) -> tuple[bytes, dict]:
+    """The body and headers of a request with a binary tensor that asks for binary tensors."""
+    tensor = {"name": "queries", "datatype": "FP32", "shape": list(queries.shape), "parameters": {"binary_data_size": queries.nbytes}}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, **parameters}}).encode()
+    return header + queries.tobytes(), {"Inference-Header-Content-Length": str(len(header))}
+
+
+def from_json(body: dict) -> tuple[np.ndarray, np.ndarray]:
+    ids, distances = body["outputs"]
+    assert (ids["name"], ids["datatype"], distances["name"], distances["datatype"]) == ("ids", "INT64", "distances", "FP32")
+    return np.array(ids["data"], np.int64).reshape(ids["shape"]), np.array(distances["data"], np.float32).reshape(distances["shape"])
+
+
+def from_binary(body: bytes, headers) -> tuple[np.ndarray, np.ndarray]:
+    length = int(headers["Inference-Header-Content-Length"])
+    ids, distances = json.loads(body[:length])["outputs"]
+    split = length + ids["parameters"]["binary_data_size"]
+    assert len(body) == split + distances["parameters"]["binary_data_size"]
+    return np.frombuffer(body[length:split], np.int64).reshape(ids["shape"]), np.frombuffer(body[split:], np.float32).reshape(distances["shape"])
+
+
+def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    distances = ((queries[:, None, :] - rows[None]) ** 2).sum(2)
+    ids = np.argsort(distances, 1, kind="stable")[:, :k]
+    return ids, np.take_along_axis(distances, ids, 1)
+
+
+def right(ids: np.ndarray, distances: np.ndarray, rows: np.ndarray, queries: np.ndarray) -> bool:
+    """Nearly all of the exact nearest, with their distances."""
+    want, want_distances = nearest(rows, queries, ids.shape[1])
+    recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ids, want)])
+    return recall > 0.97 and np.allclose(np.sort(distances, 1), distances) and np.median(np.abs(distances - want_distances) / want_distances) < 1e-2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
+def items(folder):
+    return build_index(folder, "items", ITEMS, 1)
+
+
+@pytest.fixture(scope="module")
+def others(folder):
+    return build_index(folder, "others", ITEMS - 1000, 2)
+
+
+@pytest.fixture(scope="module")
+def queries() -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(3)).standard_normal((70, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def shared(items):
+    with Server(items[0], "--request-timeout", "1", "--idle-timeout", "3", "--max-body", "200000") as server:
+        yield server
+
+
+# ---- the protocol
+
+
+def test_descriptions(shared):
+    assert shared.ask("GET", "/v2")[:2] == (200, {"name": "vnni-search", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
+    assert shared.ask("GET", "/v2/health/live")[:2] == (200, {"live": True})
+    assert shared.ask("GET", "/v2/health/ready?verbose=1")[:2] == (200, {"ready": True})
+    status, model, _ = shared.ask("GET", "/v2/models/search")
+    assert status == 200 and model["inputs"] == [{"name": "queries", "datatype": "FP32", "shape": [-1, DIM]}]
+    assert [o["name"] for o in model["outputs"]] == ["ids", "distances"]
+    (version,) = model["versions"]
+    assert shared.ask("GET", f"/v2/models/search/versions/{version}")[1] == model
+    assert shared.ask("GET", f"/v2/models/search/versions/{version}/ready")[:2] == (200, {"name": "search", "ready": True})
+    assert shared.ask("GET", "/v2/models/search/ready")[0] == 200
+
+
+def test_paths_and_methods(shared):
+    for path in ("/", "/v2/", "/v3", "/v2/models", "/v2/models/", "/v2/models/search/", "/v2/models/other", "/v2/models/searching", "/v2/models/search/versions/0", "/v2/models/search/x", "/admin/status"):
+        status, body, _ = shared.ask("GET", path)
+        assert status == 404 and body["error"], path
+    assert shared.ask("POST", "/v2/models/search/versions/0/infer", {})[0] == 404
+    for method, path, allow in (("GET", INFER, "POST"), ("POST", "/v2", "GET"), ("DELETE", "/metrics", "GET"), ("PUT", INFER, "POST")):
+        status, body, headers = shared.ask(method, path)
+        assert status == 405 and headers["Allow"] == allow and body["error"]
+
+
+def test_json_and_binary_find_the_nearest(shared, items, queries):
+    status, body, _ = shared.ask("POST", INFER, as_json(queries, k=7, ef=400))
+    assert status == 200 and body["model_name"] == "search"
+    ids, distances = from_json(body)
+    assert ids.shape == (70, 7) and right(ids, distances, items[1], queries)
+    status, raw, headers = shared.ask("POST", INFER, *as_binary(queries, k=7, ef=400))
+    assert status == 200
+    binary_ids, binary_distances = from_binary(raw, headers)
+    assert (binary_ids == ids).all() and (binary_distances == distances).all()
+    version = body["model_version"]
+    status, again, _ = shared.ask("POST", f"/v2/models/search/versions/{version}/infer", {**as_json(queries[:1], recall_target=0.99), "id": "seven"})
+    assert status == 200 and again["id"] == "seven" and from_json(again)[0].shape == (1, 10)
+
+
+def test_a_row_with_fewer_results_is_padded(folder):
+    index, rows = build_index(folder, "few", 4, 5)
+    with Server(index) as server:
+        ids, distances = from_json(server.ask("POST", INFER, as_json(rows, k=6))[1])
+        assert sorted(ids[0, :4]) == [0, 1, 2, 3] and (ids[:, 4:] == -1).all() and (distances[:, 4:] == np.finfo(np.float32).max).all()
+        raw, headers = server.ask("POST", INFER, *as_binary(rows, k=6))[1:]
+        assert (from_binary(raw, headers)[0] == ids).all() and (from_binary(raw, headers)[1] == distances).all()
+
+
+def test_triton_client(shared, items, queries):
+    triton = pytest.importorskip("tritonclient.http")
+    client = triton.InferenceServerClient(f"127.0.0.1:{shared.port}")
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("search")
+    assert client.get_server_metadata()["name"] == "vnni-search"
+    version = client.get_model_metadata("search")["versions"][0]
+    assert client.is_model_ready("search", version)
+    want = from_json(shared.ask("POST", INFER, as_json(queries, k=5, ef=300))[1])
+    for binary_in in (True, False):
+        for outputs in (None, [triton.InferRequestedOutput("distances", binary_data=False), triton.InferRequestedOutput("ids", binary_data=True)]):
+            tensor = triton.InferInput("queries", list(queries.shape), "FP32")
+            tensor.set_data_from_numpy(queries, binary_data=binary_in)
+            result = client.infer("search", [tensor], model_version=version, outputs=outputs, request_id="r1", parameters={"k": 5, "ef": 300})
+            assert (result.as_numpy("ids") == want[0]).all() and (result.as_numpy("distances") == want[1]).all()
+            assert result.get_response()["id"] == "r1"
+    with pytest.raises(triton.InferenceServerException, match="24 dimensions"):
+        tensor = triton.InferInput("queries", [1, 3], "FP32")
+        tensor.set_data_from_numpy(np.zeros((1, 3), np.float32))
+        client.infer("search", [tensor])
+
+
+def test_unix_socket(folder, items, queries):
+    path = str(folder / "data.sock")
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(path)
+    stale.close()  # a process that was killed left it behind
+    with Server(items[0], "--listen", f"unix:{path}") as server:
+        ids, distances = from_json(server.ask("POST", INFER, as_json(queries, ef=400), connection=UnixConnection(path))[1])
+        assert right(ids, distances, items[1], queries)
+        second = subprocess.run([BINARY, "serve", "--index", str(items[0]), "--listen", f"unix:{path}"], capture_output=True, text=True, timeout=20)
+        assert second.returncode == 1 and path in second.stderr  # the socket of a living server is not taken from it
+        assert server.ask("GET", "/v2", connection=UnixConnection(path))[0] == 200
+    assert not os.path.exists(path) and not os.path.exists(server.admin_path)
+
+
+def test_keep_alive_and_pipelining(shared, queries):
+    connection = shared.connection()
+    for _ in range(20):
+        assert shared.ask("POST", INFER, as_json(queries[:1]), connection=connection)[0] == 200
+    connection.close()
+    body = json.dumps(as_json(queries[:1])).encode()
+    post = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (INFER.encode(), len(body), body)
+    answer = shared.raw(post * 3 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 4 and answer.count(b'"ids"') == 3
+    chunked = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (INFER.encode(), len(body), body)
+    assert shared.raw(chunked).startswith(b"HTTP/1.1 200")
+    expect = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=20) as s:
+        s.sendall(expect)
+        assert s.recv(1000).startswith(b"HTTP/1.1 100")
+        s.sendall(body)
+        assert s.recv(1000).startswith(b"HTTP/1.1 200")
+    assert shared.raw(b"GET /v2/health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+# ---- what a client does wrong
+
+
+def test_malformed_requests(shared, queries):
+    good, headers = as_binary(queries[:2])
+    length = int(headers["Inference-Header-Content-Length"])
+    nan = queries[:2].copy()
+    nan[1, 5] = np.nan
+    tensor = {"name": "queries", "datatype": "FP32", "shape": [1, DIM], "data": [0.0] * DIM}
+    corpus: list[tuple[bytes | dict, dict]] = [
+        (b"", {}),
+        (b"{", {}),
+        (b"\xff" * 100, {}),
+        (b"[" * 100_000, {}),
+        (b'{"a":' * 20_000, {}),
+        (b'{"inputs":[],"inputs":[]}', {}),
+        (b'{"inputs":[{"name":"queries","datatype":"FP32","shape":[1,24],"data":[1e999]}]}', {}),
+        ({"inputs": [{**tensor, "shape": [2, DIM]}]}, {}),
+        ({"inputs": [{**tensor, "shape": [1, DIM - 1]}]}, {}),
+        ({"inputs": [{**tensor, "shape": [2**31 - 1, 2**31 - 1]}]}, {}),
+        ({"inputs": [{**tensor, "shape": [-1, DIM]}]}, {}),
+        ({"inputs": [{**tensor, "shape": "1,24"}]}, {}),
+        ({"inputs": [{**tensor, "datatype": "FP64"}]}, {}),
+        ({"inputs": [{**tensor, "data": [[[0.0] * DIM]]}]}, {}),
+        ({"inputs": [{**tensor, "data": ["x"] * DIM}]}, {}),
+        ({"inputs": [{**tensor, "data": [1e39] * DIM}]}, {}),
+        ({"inputs": [tensor, tensor]}, {}),
+        ({"inputs": [tensor], "parameters": {"k": 0}}, {}),
+        ({"inputs": [tensor], "parameters": {"k": 10**30}}, {}),
+        ({"inputs": [tensor], "parameters": {"recall_target": 2}}, {}),
+        ({"inputs": [tensor], "parameters": {"filter": "{"}}, {}),
+        ({"inputs": [tensor], "outputs": [{"name": "vectors"}]}, {}),
+        (good, {}),
+        (good[:-1], headers),
+        (good + b"\0", headers),
+        (good, {"Inference-Header-Content-Length": str(length + 1)}),
+        (good, {"Inference-Header-Content-Length": "-1"}),
+        (good, {"Inference-Header-Content-Length": "999999999999"}),
+        (good[:length] + nan.tobytes(), headers),
+    ]
+    connection = shared.connection()
+    for body, extra in corpus:
+        status, answer, _ = shared.ask("POST", INFER, body, extra, connection)  # one connection: none of them may end it
+        assert 400 <= status < 500 and list(answer) == ["error"] and answer["error"], (body[:80] if isinstance(body, bytes) else body, answer)
+    assert shared.ask("POST", INFER, good, headers, connection)[0] == 200
+    assert shared.ask("POST", INFER, good, {**headers, "Content-Encoding": "gzip"})[0] == 415
+
+
+def test_malformed_http(shared):
+    def status(data: bytes, half_close: bool = False) -> int:
+        answer = shared.raw(data, half_close)
+        assert b'{"error":' in answer, answer
+        return int(answer.split()[1])
+
+    post = b"POST %s HTTP/1.1\r\nHost: x\r\n" % INFER.encode()
+    assert status(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n") == 400
+    assert status(b"GET /v2 HTTP/9.9\r\n\r\n") == 400
+    assert status(b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n") == 400
+    assert status(b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n") == 431
+    assert status(post + b"Content-Length: 200001\r\n\r\n") == 413
+    assert status(post + b"Content-Length: 18446744073709551615\r\n\r\n") == 413
+    assert status(post + b"Content-Length: 18446744073709551616\r\n\r\n") == 400
+    assert status(post + b"Content-Length: -1\r\n\r\n") == 400
+    assert status(post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello") == 400
+    assert status(post + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n") == 400
+    assert status(post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n") == 400
+    assert status(post + b"Transfer-Encoding: chunked\r\n\r\n" + b"ffff\r\n" + b"a" * 65535 + b"\r\n" + (b"ffff\r\n" + b"a" * 65535 + b"\r\n") * 3) == 413
+    assert status(post + b"Content-Length: 100\r\n\r\n{}", half_close=True) == 400
+    assert shared.ask("GET", "/v2/health/ready")[0] == 200
+
+
+def test_slow_clients_are_let_go(shared):
+    started = time.monotonic()
+    slow = []
+    for data in (b"POST /v2/models/search/inf", b"POST %s HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{" % INFER.encode(), b""):
+        s = socket.create_connection(("127.0.0.1", shared.port), timeout=10)
+        s.sendall(data)
+        slow.append(s)
+    for s, limit in zip(slow, (1, 1, 3)):
+        for _ in range(int(limit / 0.3) + 4 if limit == 1 else 0):  # a byte now and then does not extend the deadline
+            try:
+                s.sendall(b"x")
+            except OSError:
+                break
+            time.sleep(0.3)
+        try:
+            assert s.recv(100) == b""
+        except ConnectionResetError:
+            pass
+        assert time.monotonic() - started < 6
+        s.close()
+
+
+def test_connections_are_limited(items):
+    with Server(items[0], "--max-connections", "4") as server:
+        held = [server.connection() for _ in range(4)]
+        for connection in held:
+            assert server.ask("GET", "/v2", connection=connection)[0] == 200
+        status, body, headers = server.ask("GET", "/v2")
+        assert status == 503 and headers["Retry-After"] and body["error"]
+        assert server.admin("GET", "/admin/status")[0] == 200  # the administrator's listener has its own
+        for connection in held:
+            connection.close()
+        time.sleep(0.2)
+        assert server.ask("GET", "/v2")[0] == 200
+
+
+def test_bodies_under_way_are_limited(items, queries):
+    with Server(items[0], "--max-pending", "20000") as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
+            s.sendall(b"POST %s HTTP/1.1\r\nContent-Length: 15000\r\n\r\n" % INFER.encode())
+            time.sleep(0.2)
+            status, body, headers = server.ask("POST", INFER, *as_binary(queries[:60]))
+            assert status == 503 and headers["Retry-After"] == "1" and body["error"]
+        time.sleep(0.2)
+        assert server.ask("POST", INFER, *as_binary(queries[:60]))[0] == 200
+
+
+def test_keys(folder, items, queries):
+    key, admin_key = folder / "key", folder / "admin-key"
+    key.write_text("0123456789abcdef\n")
+    admin_key.write_text("fedcba9876543210")
+    command = [BINARY, "serve", "--index", str(items[0]), "--listen", "127.0.0.1:0", "--api-key-file"]
+    for path in (key, folder / "absent"):
+        os.path.exists(path) and path.chmod(0o644)
+        refused = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=20)
+        assert refused.returncode == 2 and str(path) in refused.stderr
+    for path in (key, admin_key):
+        path.chmod(0o600)
+    with Server(items[0], "--api-key-file", str(key), "--admin-key-file", str(admin_key)) as server:
+        body, headers = as_binary(queries[:1])
+        for wrong in ({}, {"Authorization": "0123456789abcdef"}, {"Authorization": "Bearer 0123456789abcdeF"}, {"Authorization": "Bearer fedcba9876543210"}):
+            assert server.ask("POST", INFER, body, {**headers, **wrong})[0] == 401
+        assert server.ask("POST", INFER, body, {**headers, "Authorization": "Bearer 0123456789abcdef"})[0] == 200
+        assert server.ask("GET", "/metrics")[0] == 401 and server.ask("GET", "/v2/health/ready")[0] == 200
+        assert server.admin("GET", "/admin/status")[0] == 401
+        status, _, _ = server.ask("GET", "/admin/status", None, {"Authorization": "Bearer fedcba9876543210"}, UnixConnection(server.admin_path))
+        assert status == 200
+
+
+# ---- load, swaps, the end
+
+
+class Load:
+    """Clients that ask without pause; what was answered other than 200 is in `failures`."""
+
+    def __init__(self, server: Server, queries: np.ndarray, clients: int = 4, **parameters) -> None:
+        self.server, self.failures, self.answers, self.versions = server, [], 0, []
+        self.body, self.headers = as_binary(queries, **parameters)
+        self.ending = threading.Event()
+        self.threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self) -> None:
+        connection = self.server.connection()
+        while not self.ending.is_set():
+            try:
+                status, body, headers = self.server.ask("POST", INFER, self.body, self.headers, connection)
+            except OSError as e:
+                if not (self.server.draining and isinstance(e, ConnectionRefusedError)):
+                    self.failures.append(repr(e))
+                return
+            except http.client.HTTPException as e:
+                self.failures.append(repr(e))
+                return
+            if status != 200:
+                self.failures.append((status, body))
+                continue
+            self.answers += 1
+            version = json.loads(body[: int(headers["Inference-Header-Content-Length"])])["model_version"]
+            if not self.versions or self.versions[-1] != version:
+                self.versions.append(version)
+
+    def end(self) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join(20)
+
+
+Server.draining = False
+
+
+def test_a_full_queue_is_answered_with_429(items, queries):
+    with Server(items[0], "--workers", "1", "--queue", "100") as server:
+        load = Load(server, np.repeat(queries, 4, 0), clients=8, k=500, ef=2000)
+        for _ in range(500):
+            if load.failures and load.answers:
+                break
+            time.sleep(0.01)
+        assert server.ask("GET", "/v2/health/ready")[0] == 200  # under load, too
+        load.end()
+        assert load.answers and load.failures and all(failure[0] == 429 for failure in load.failures)
+        rejected = server.metric('rejected_total{reason="queue"}')
+        assert rejected == len(load.failures) == server.metric('http_responses_total{code="429"}')
+        assert server.metric("queue_depth") == 0
+
+
+def test_retry_after(items, queries):
+    with Server(items[0], "--workers", "1", "--queue", "1") as server:
+        body, headers = as_binary(np.repeat(queries, 8, 0), k=500, ef=2000)
+        seen = []
+
+        def client():
+            for _ in range(10):
+                status, _, answer = server.ask("POST", INFER, body, headers)
+                seen.append((status, answer["Retry-After"]))
+
+        threads = [threading.Thread(target=client) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {s for s in seen} == {(200, None), (429, "1")}
+
+
+def test_swap_under_load_fails_no_request(folder, items, others, queries):
+    served = folder / "served.vnni"
+    os.link(items[0], folder / "next") if not served.exists() else None
+    os.replace(folder / "next", served)
+    with Server(served) as server:
+        load = Load(server, queries[:16])
+        for turn in range(10):
+            source = (others, items)[turn % 2][0]
+            if turn % 3 == 2:  # another file takes the name, and SIGHUP says so
+                os.link(source, folder / "next")
+                os.replace(folder / "next", served)
+                seen = len(server.log)
+                server.admin("POST", "/admin/swap", {"path": str(served)}) if turn == 2 else server.process.send_signal(signal.SIGHUP)
+                server.wait_log("serving", seen)
+            else:
+                status, body, _ = server.admin("POST", "/admin/swap", {"path": str(served if turn % 2 == 3 else source)})
+                assert status == 200 and body["index"]["path"] == str(source)
+            time.sleep(0.1)
+        broken = folder / "broken.vnni"
+        content = bytearray(items[0].read_bytes())
+        content[len(content) // 2] ^= 0x10
+        broken.write_bytes(content[: len(content) - 5])
+        before = server.admin("GET", "/admin/status")[1]
+        for path in (broken, folder / "absent.vnni", folder):
+            status, body, _ = server.admin("POST", "/admin/swap", {"path": str(path)})
+            assert status == 422 and str(path) in body["error"]
+        after = server.admin("GET", "/admin/status")[1]
+        assert after["index"] == before["index"] and after["failed_swaps"] == 3 and after["ready"]
+        load.end()
+        assert not load.failures and load.answers > 100
+        assert server.metric("index_swaps_total") == 11 and server.metric("index_swap_failures_total") == 3
+        ids, distances = from_json(server.ask("POST", INFER, as_json(queries, ef=400))[1])
+        current = items if after["index"]["rows"] == ITEMS else others
+        assert right(ids, distances, current[1], queries)
+
+
+def test_a_corrupt_index_is_never_ready_until_swapped(folder, items, queries):
+    broken = folder / "start.vnni"
+    broken.write_bytes(items[0].read_bytes()[:-1000])
+    with Server(broken, ready=False) as server:
+        server.wait_log("the index was refused")
+        status, body, _ = server.ask("GET", "/v2/health/ready")
+        assert status == 503 and not body["ready"] and str(broken) in body["error"]
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        assert server.ask("GET", "/v2/models/search/ready")[0] == 503
+        assert server.ask("POST", INFER, as_json(queries))[0] == 503
+        assert server.metric("ready") == 0
+        assert server.admin("POST", "/admin/swap", {"path": str(items[0])})[0] == 200
+        assert server.ask("GET", "/v2/health/ready")[0] == 200
+        assert server.ask("POST", INFER, as_json(queries))[0] == 200
+
+
+def test_sigterm_drains(items, queries):
+    with Server(items[0], "--drain-delay", "0.5") as server:
+        idle = server.connection()
+        assert server.ask("GET", "/v2", connection=idle)[0] == 200
+        load = Load(server, queries, clients=6, k=100, ef=500)
+        time.sleep(0.3)
+        server.draining = True
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("draining")
+        status, body, headers = server.ask("GET", "/v2/health/ready")
+        assert status == 503 and "draining" in body["error"] and headers["Connection"] == "close"
+        assert server.process.wait(20) == 0
+        load.end()
+        assert not load.failures and load.answers > 10
+        assert server.wait_log("drained")
+
+
+def test_drain_waits_no_longer_than_told(items):
+    with Server(items[0], "--drain-timeout", "0.5", "--request-timeout", "30") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as s:
+            s.sendall(b"POST %s HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" % INFER.encode())
+            time.sleep(0.2)
+            started = time.monotonic()
+            server.stop()
+            assert time.monotonic() - started < 5
+        assert server.wait_log("ended with requests under way")
+
+
+def test_systemd_is_told(folder, items):
+    path = str(folder / "notify.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(path)
+        notify.settimeout(10)
+        env = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "600000"}
+
+        def expect(word: str) -> str:
+            for _ in range(100):
+                if word in (said := notify.recv(4096).decode()):
+                    return said
+            raise AssertionError(word)
+
+        with Server(items[0], env=env) as server:
+            expect("READY=1")
+            expect("WATCHDOG=1")
+            expect("WATCHDOG=1")
+            server.process.send_signal(signal.SIGHUP)
+            assert "MONOTONIC_USEC=" in expect("RELOADING=1")
+            expect("READY=1")
+            server.process.send_signal(signal.SIGTERM)
+            expect("STOPPING=1")
+
+
+def test_metrics_add_up(items, queries):
+    with Server(items[0]) as server:
+        for _ in range(3):
+            assert server.ask("POST", INFER, *as_binary(queries))[0] == 200
+        server.ask("POST", INFER, b"{")
+        assert server.metric("queries_total") == 210
+        assert server.metric("request_duration_seconds_count") == 3 == server.metric('request_duration_seconds_bucket{le="+Inf"}')
+        assert server.metric("distance_computations_total") > 210 and server.metric("hops_total") >= 210
+        assert server.metric('http_responses_total{code="400"}') == 1
+        assert server.metric("index_rows") == ITEMS and server.metric("ready") == 1
+        text = server.ask("GET", "/metrics")[1].decode()
+        assert "\nvnni_search_index_info{" in text and 'dim="24"' in text
+        described = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                family = line.split("{")[0].split()[0]
+                assert family in described or family.rsplit("_", 1)[0] in described, line
+                float(line.rsplit(" ", 1)[1])
+
+
+# ---- options
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    return subprocess.run([BINARY, "serve", *options], capture_output=True, text=True, timeout=20)
+
+
+def test_help_names_every_option():
+    out = run("--help")
+    assert out.returncode == 0
+    for option in ("index", "listen", "admin", "cpus", "workers", "queue", "recall-target", "max-body", "api-key-file", "drain-timeout", "config"):
+        assert f"--{option} " in out.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "--index is missing"),
+        (["--indx", "x"], "no option --indx"),
+        (["--index"], "--index needs a value"),
+        (["x"], 'unexpected argument "x"'),
+        (["--index", "x", "--queue", "0"], '--queue: "0" is not a number from 1'),
+        (["--index", "x", "--queue", "9x"], '"9x"'),
+        (["--index", "x", "--recall-target", "nan"], '"nan"'),
+        (["--index", "x", "--recall-target", "0.9", "--ef", "50"], "not both"),
+        (["--index", "x", "--cpus", "3-1"], '"3-1"'),
+        (["--index", "x", "--cpus", "4000"], "CPU 4000"),
+        (["--index", "x", "--name", "a/b"], '"a/b"'),
+        (["--index", "x", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "--admin-key-file"),
+        (["--index", "x", "--config", "/nonexistent"], "/nonexistent"),
+    ],
+)
+def test_wrong_options(options, says):
+    out = run(*options)
+    assert out.returncode == 2 and says in out.stderr, out.stderr
+
+
+@pytest.mark.parametrize("address", ["localhost:80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "unix:relative", "unix:/" + "x" * 200, "203.0.113.1:1"])
+def test_wrong_addresses(address):
+    out = run("--index", "x", "--listen", address)
+    assert out.returncode == 1 and address in json.loads(out.stderr)["message"]
+
+
+def test_config_file(folder, items):
+    config = folder / "search.conf"
+    config.write_text(f"# a comment\nindex = {items[0]}\n\nname = words\nk=3\n")
+    with Server(items[0], "--config", str(config), "--k", "4") as server:
+        ids, _ = from_json(server.ask("POST", "/v2/models/words/infer", as_json(items[1][:2]))[1])
+        assert ids.shape == (2, 4)  # the command line wins
+    config.write_text("k = 3\nqueue = none\n")
+    out = run("--config", str(config))
+    assert out.returncode == 2 and f"{config}:2" in out.stderr and '"none"' in out.stderr
