@@ -1,0 +1,380 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "build.hpp"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <mutex>
+#include <numeric>
+
+#include "tags.hpp"
+
+namespace vnni {
+namespace {
+
+constexpr size_t kBlockRows = 4096;
+constexpr size_t kSampleRows = 20000;
+constexpr uint32_t kHeldOut = 500;  // rows that measure the recall before they are linked
+constexpr uint32_t kTruth = 100;
+
+// Rows are linked in random order, in batches: every row of a batch searches the graph as it was before the batch, so the result does
+// not depend on the threads. The graph is built over 8-bit codes even when the index keeps 4-bit ones.
+class Builder {
+ public:
+    Builder(const Vectors& input, const BuildOptions& options)
+        : input_(input), options_(options), rows_(uint32_t(input.rows())), dim_(input.dim()), scratch_(std::max(1u, options.threads)) {}
+    std::shared_ptr<Index> run();
+
+ private:
+    struct Scratch {
+        Beam beam;
+        Query query;
+        std::vector<float> row;
+        std::vector<int8_t> code;     // of the slot distances() measures from
+        int32_t code_sum = 0;
+        uint32_t code_slot = kNoSlot;
+        std::vector<std::pair<float, uint32_t>> candidates;
+        std::vector<uint32_t> slots;
+        std::vector<float> distances;
+        std::vector<int32_t> dots;
+    };
+
+    void allocate();
+    void train();
+    void encode();
+    void order_rows();
+    void link(uint32_t begin, uint32_t end);
+    void link_batch(uint32_t begin, uint32_t end);
+    void choose(uint32_t slot, Scratch&);
+    void add_backlinks(std::vector<uint64_t>& links);
+    void add_to(uint32_t slot, const uint64_t* links, size_t n, Scratch&);
+    void finish();
+    void measure();
+    void distances(uint32_t slot, const uint32_t* others, size_t n, float* out, Scratch&);
+    uint32_t* list(uint32_t slot) { return d_->section[kGraph].as<uint32_t>() + size_t(slot) * d_->header.degree; }
+
+    const Vectors& input_;
+    const BuildOptions& options_;
+    const uint32_t rows_, dim_;
+    std::shared_ptr<Index> index_;
+    IndexData* d_ = nullptr;
+    Quantizer quantizer_;         // of the build's codes
+    Region codes_;                // 8 bits
+    std::vector<float> squares_;  // squared lengths of the decoded rows less mean
+    std::vector<float> extra_;    // ip: the dimension that makes all rows equally long
+    std::vector<uint32_t> order_;
+    View view_;                   // of the build's codes and what is linked
+    std::vector<Scratch> scratch_;
+};
+
+void Builder::allocate() {
+    const Shape shape = shape_for(dim_, options_.metric, options_.bits, options_.degree);
+    auto data = std::make_unique<IndexData>();
+    d_ = data.get();
+    Header& h = d_->header;
+    h.rows = h.live = rows_;
+    h.dim = dim_, h.stride = shape.stride, h.degree = shape.degree, h.bits = uint8_t(shape.bits);
+    h.metric = uint8_t(options_.metric);
+    h.pivots = std::clamp<uint32_t>(rows_ / 8, 1, kMaxPivots);
+    h.build_ef = options_.ef, h.alpha = options_.alpha, h.seed = options_.seed;
+    h.created = uint64_t(std::time(nullptr)), h.content = 1;
+    for (const SectionId s : {kCodes, kGraph, kTerm, kRefine})
+        if (const uint64_t bytes = rows_ * shape.row_bytes(s)) d_->section[s] = Region::anonymous(bytes);
+    d_->section[kScales] = Region::anonymous(8ull * dim_);
+    d_->section[kPivots] = Region::anonymous(4ull * h.pivots);
+    if (!options_.tags.empty()) {
+        if (options_.tags.size() != rows_) fail("tags for ", options_.tags.size(), " rows, but ", input_.path(), " has ", rows_);
+        d_->tags = std::make_shared<Tags>(rows_);
+        for (uint32_t i = 0; i < rows_; ++i) d_->tags->set(i, options_.tags[i]);
+        d_->section[kTags] = d_->tags->serialize(rows_);
+    }
+    index_ = std::make_shared<Index>(std::move(data));
+}
+
+// The quantiser and the half floats' scale, from a sample spread over the file.
+void Builder::train() {
+    const size_t wanted = std::min<size_t>(rows_, std::max<size_t>(1000, std::min(kSampleRows, (256u << 20) / (4 * size_t(dim_)))));
+    std::vector<float> sample(wanted * dim_);
+    Random random{options_.seed};
+    constexpr size_t run = 16;  // neighbouring rows a read
+    for (size_t i = 0; i < wanted; i += run) {
+        const size_t n = std::min(run, wanted - i);
+        input_.read(wanted == rows_ ? i : random.below(rows_ - n + 1), n, sample.data() + i * dim_);
+    }
+    if (options_.metric == Metric::cosine)
+        for (size_t i = 0; i < wanted; ++i) normalise(sample.data() + i * dim_, dim_);
+    quantizer_ = Quantizer::train(sample, dim_, 8);
+    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4) : quantizer_;
+    float most = 0;
+    for (const float x : sample) most = std::max(most, std::abs(x));
+    // The greatest sampled value comes to 256..512: rows 100 times as large still fit, and small ones keep their bits.
+    d_->header.refine_scale = most > 0 ? std::exp2(float(std::clamp(8 - std::ilogb(most), -100, 100))) : 1;
+}
+
+void Builder::encode() {
+    codes_ = d_->header.bits == 8 ? std::move(d_->section[kCodes]) : Region::anonymous(size_t(rows_) * quantizer_.stride);
+    squares_.resize(rows_);
+    auto* halves = d_->section[kRefine].as<uint16_t>();
+    const float scale = d_->header.refine_scale;
+    std::vector<float> lengths(options_.metric == Metric::ip ? rows_ : 0);
+    std::atomic<uint64_t> done{0};
+    parallel(rows_, options_.threads, kBlockRows, [&](size_t begin, size_t end, unsigned) {
+        check_interrupted();
+        std::vector<float> rows((end - begin) * dim_);
+        input_.read(begin, end - begin, rows.data());
+        for (size_t i = begin; i < end; ++i) {
+            float* row = rows.data() + (i - begin) * dim_;
+            if (options_.metric == Metric::cosine) normalise(row, dim_);
+            uint8_t* code = codes_.data() + i * quantizer_.stride;
+            quantizer_.encode(row, code);
+            squares_[i] = quantizer_.squared_length(code);
+            if (!lengths.empty()) lengths[i] = std::sqrt(std::inner_product(row, row + dim_, row, 0.0f));
+            for (uint32_t j = 0; j < dim_; ++j) {
+                const uint16_t half = to_half(row[j] * scale);
+                if ((half & 0x7fff) == 0x7c00)
+                    fail(input_.path(), ": vector ", i, " has ", row[j], ", more than 100 times the values of the others: scale or remove it");
+                halves[i * dim_ + j] = half;
+            }
+        }
+        options_.progress("reading", done += end - begin, rows_);
+    });
+    if (lengths.empty()) return;
+    const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
+    const float most = *longest;
+    if (*shortest >= 0.99f * most) {  // all alike: the order by inner product is the order by distance
+        d_->section[kTerm] = {};
+        return;
+    }
+    d_->header.max_norm = most;
+    extra_.resize(rows_);
+    for (uint32_t i = 0; i < rows_; ++i) extra_[i] = std::sqrt(std::max(0.0f, most * most - lengths[i] * lengths[i]));
+}
+
+void Builder::order_rows() {
+    order_.resize(rows_);
+    std::iota(order_.begin(), order_.end(), 0);
+    Random random{options_.seed ^ 0x6f72646572};
+    for (uint32_t i = rows_; i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
+    const Header& h = d_->header;
+    auto* pivots = d_->section[kPivots].as<uint32_t>();
+    std::copy_n(order_.begin(), h.pivots, pivots);
+    for (uint32_t i = 0; i < rows_; ++i) std::fill_n(list(i), h.degree, i);
+}
+
+// --- linking ---
+
+void Builder::distances(uint32_t slot, const uint32_t* others, size_t n, float* out, Scratch& s) {
+    const size_t stride = quantizer_.stride;
+    if (s.code_slot != slot) {
+        s.code.resize(stride);
+        const uint8_t* code = view_.codes + slot * stride;
+        s.code_sum = 0;
+        for (size_t j = 0; j < stride; ++j) {
+            s.code[j] = int8_t(code[j] ^ 128);
+            s.code_sum += s.code[j];
+        }
+        s.code_slot = slot;
+    }
+    if (s.dots.size() < n) s.dots.resize(n);
+    kernels().dot8(view_.codes, stride, stride, others, n, s.code.data(), s.dots.data());
+    const float unit = quantizer_.scale[0] * quantizer_.scale[0], mine = squares_[slot];
+    for (size_t i = 0; i < n; ++i) {
+        out[i] = mine + squares_[others[i]] - 2 * unit * float(s.dots[i] - 128 * s.code_sum);
+        if (!extra_.empty()) out[i] += (extra_[slot] - extra_[others[i]]) * (extra_[slot] - extra_[others[i]]);
+    }
+}
+
+// Prunes s.slots to the neighbours of slot: s.slots again.
+void Builder::choose(uint32_t slot, Scratch& s) {
+    std::sort(s.slots.begin(), s.slots.end());
+    s.slots.erase(std::unique(s.slots.begin(), s.slots.end()), s.slots.end());
+    std::erase(s.slots, slot);
+    s.distances.resize(s.slots.size());
+    distances(slot, s.slots.data(), s.slots.size(), s.distances.data(), s);
+    s.candidates.clear();
+    for (size_t i = 0; i < s.slots.size(); ++i) s.candidates.emplace_back(s.distances[i], s.slots[i]);
+    std::sort(s.candidates.begin(), s.candidates.end());
+    s.slots.resize(d_->header.degree);
+    s.slots.resize(robust_prune(s.candidates, options_.alpha, d_->header.degree, s.slots.data(),
+                                [&](uint32_t from, const uint32_t* to, size_t n, float* out) { distances(from, to, n, out, s); }));
+}
+
+void Builder::link_batch(uint32_t begin, uint32_t end) {
+    const uint32_t degree = d_->header.degree;
+    const bool l2 = options_.metric == Metric::l2;
+    view_.pivot_count = std::min(begin, d_->header.pivots);
+    std::vector<uint64_t> links(size_t(end - begin) * degree, UINT64_MAX);  // target << 32 | source
+    parallel(end - begin, options_.threads, 16, [&](size_t first, size_t last, unsigned thread) {
+        check_interrupted();
+        Scratch& s = scratch_[thread];
+        for (size_t i = first; i < last; ++i) {
+            const uint32_t slot = order_[begin + i];
+            s.row.resize(dim_);
+            quantizer_.decode(view_.codes + size_t(slot) * quantizer_.stride, s.row.data());
+            s.query.prepare(quantizer_, l2 ? Metric::l2 : Metric::ip, s.row.data(), squares_.data());
+            if (!extra_.empty()) s.query.term = extra_.data(), s.query.term_coef = -extra_[slot];
+            s.beam.search(view_, s.query, options_.ef);
+            s.slots.clear();
+            for (uint32_t c = 0; c < s.beam.pool.size(); ++c) s.slots.push_back(s.beam.pool.slot(c));
+            choose(slot, s);
+            std::copy(s.slots.begin(), s.slots.end(), list(slot));
+            for (size_t c = 0; c < s.slots.size(); ++c) links[i * degree + c] = uint64_t(s.slots[c]) << 32 | slot;
+        }
+    });
+    std::erase(links, UINT64_MAX);
+    add_backlinks(links);
+}
+
+void Builder::add_backlinks(std::vector<uint64_t>& links) {
+    std::sort(links.begin(), links.end());
+    parallel(links.size(), options_.threads, 1024, [&](size_t begin, size_t end, unsigned thread) {
+        const auto target = [&](size_t i) { return uint32_t(links[i] >> 32); };
+        while (begin && begin < end && target(begin) == target(begin - 1)) ++begin;  // another chunk's
+        for (size_t next; begin < end; begin = next) {
+            for (next = begin + 1; next < links.size() && target(next) == target(begin);) ++next;
+            add_to(target(begin), &links[begin], next - begin, scratch_[thread]);
+        }
+    });
+}
+
+void Builder::add_to(uint32_t slot, const uint64_t* links, size_t n, Scratch& s) {
+    const uint32_t degree = d_->header.degree;
+    uint32_t* const neighbours = list(slot);
+    const uint32_t used = uint32_t(std::find(neighbours, neighbours + degree, slot) - neighbours);
+    if (used + n <= degree) {
+        for (size_t i = 0; i < n; ++i) neighbours[used + i] = uint32_t(links[i]);
+        return;
+    }
+    s.slots.assign(neighbours, neighbours + used);
+    for (size_t i = 0; i < n; ++i) s.slots.push_back(uint32_t(links[i]));
+    for (const uint32_t other : s.slots)
+        for (size_t j = 0; j < quantizer_.stride; j += 64) __builtin_prefetch(view_.codes + size_t(other) * quantizer_.stride + j);
+    choose(slot, s);
+    std::copy(s.slots.begin(), s.slots.end(), neighbours);
+    std::fill(neighbours + s.slots.size(), neighbours + degree, slot);
+}
+
+// Links order_[begin, end) in batches that grow with the graph.
+void Builder::link(uint32_t begin, uint32_t end) {
+    for (uint32_t next; begin < end; begin = next) {
+        next = uint32_t(std::min<uint64_t>(end, begin + std::clamp<uint64_t>(begin / 16, 1, 16384)));
+        link_batch(begin, next);
+        options_.progress("linking", next, rows_);
+    }
+}
+
+// --- the finished index ---
+
+// Writes what searches read: scales, codes, terms, pivots' copies.
+void Builder::finish() {
+    auto* scales = d_->section[kScales].as<float>();
+    std::copy(d_->quantizer.mean.begin(), d_->quantizer.mean.end(), scales);
+    std::copy(d_->quantizer.scale.begin(), d_->quantizer.scale.end(), scales + dim_);
+    auto* term = d_->section[kTerm].as<float>();
+    if (d_->header.bits == 4) {
+        const auto* halves = d_->section[kRefine].as<uint16_t>();
+        parallel(rows_, options_.threads, kBlockRows, [&](size_t begin, size_t end, unsigned) {
+            std::vector<float> row(dim_);
+            for (size_t i = begin; i < end; ++i) {
+                for (uint32_t j = 0; j < dim_; ++j) row[j] = from_half(halves[i * dim_ + j]) / d_->header.refine_scale;
+                uint8_t* code = d_->section[kCodes].data() + i * d_->header.stride;
+                d_->quantizer.encode(row.data(), code);
+                if (options_.metric == Metric::l2) term[i] = d_->quantizer.squared_length(code);
+            }
+        });
+    } else {
+        d_->section[kCodes] = std::move(codes_);
+        view_.codes = d_->section[kCodes].data();
+        if (options_.metric == Metric::l2) std::copy(squares_.begin(), squares_.end(), term);
+    }
+    if (!extra_.empty()) std::copy(extra_.begin(), extra_.end(), term);
+    d_->attach();
+}
+
+// The smallest ef that reaches each target, between the tried ones by interpolation in log ef.
+void Builder::measure() {
+    Header& h = d_->header;
+    const uint32_t linked = rows_ - kHeldOut;
+    const auto* halves = d_->section[kRefine].as<uint16_t>();
+    std::vector<float> queries(size_t(kHeldOut) * dim_);
+    for (uint32_t q = 0; q < kHeldOut; ++q)
+        for (uint32_t j = 0; j < dim_; ++j) queries[q * dim_ + j] = from_half(halves[size_t(order_[linked + q]) * dim_ + j]) / h.refine_scale;
+    std::vector<uint64_t> truth(size_t(kHeldOut) * kTruth);
+    std::vector<Searcher> searchers;
+    for (unsigned t = 0; t < scratch_.size(); ++t) searchers.emplace_back(index_);
+
+    parallel(kHeldOut, options_.threads, 1, [&](size_t q, size_t, unsigned thread) {
+        check_interrupted();
+        searchers[thread].exact(&queries[q * dim_], order_.data(), linked, kTruth, &truth[q * kTruth]);
+        options_.progress("measuring", q + 1, kHeldOut);
+    });
+    for (size_t row = 0; row < std::size(kTargetKs); ++row) {
+        const uint32_t k = kTargetKs[row];
+        double before = 0, before_ef = k;
+        size_t target = 0;
+        for (double ef = std::max(k, 10u); ef <= 8192 && target < std::size(kTargets); ef = std::ceil(ef * 1.3)) {
+            std::atomic<uint64_t> hits{0};
+            parallel(kHeldOut, options_.threads, 8, [&](size_t begin, size_t end, unsigned thread) {
+                uint64_t ids[kTruth];
+                float distances[kTruth];
+                SearchOptions options;
+                options.k = k, options.ef = uint32_t(ef);
+                for (size_t q = begin; q < end; ++q) {
+                    const uint32_t n = searchers[thread].search(&queries[q * dim_], options, ids, distances);
+                    for (uint32_t i = 0; i < n; ++i) hits += std::find(&truth[q * kTruth], &truth[q * kTruth + k], ids[i]) != &truth[q * kTruth + k];
+                }
+            });
+            const double recall = double(hits) / (double(k) * kHeldOut);
+            for (; target < std::size(kTargets) && recall >= kTargets[target]; ++target) {
+                const double share = recall > before ? std::clamp((kTargets[target] - before) / (recall - before), 0.0, 1.0) : 1;
+                h.table[row][target] = uint32_t(std::ceil(before_ef * std::pow(ef / before_ef, share)));
+            }
+            before = recall, before_ef = ef;
+            if (k == 10) h.table_recall = float(recall);
+        }
+        for (; target < std::size(kTargets); ++target) h.table[row][target] = uint32_t(before_ef);  // the best that was seen
+    }
+}
+
+std::shared_ptr<Index> Builder::run() {
+    allocate();
+    train();
+    encode();
+    order_rows();
+    const Header& h = d_->header;
+    view_.codes = codes_.data(), view_.stride = quantizer_.stride, view_.graph = d_->section[kGraph].as<uint32_t>(), view_.degree = h.degree;
+    view_.pivots = d_->section[kPivots].as<uint32_t>();
+    Region pivot_codes = Region::anonymous(size_t(h.pivots) * quantizer_.stride);
+    std::vector<float> pivot_terms(h.pivots);
+    for (uint32_t p = 0; p < h.pivots; ++p) {
+        std::memcpy(pivot_codes.data() + p * quantizer_.stride, codes_.data() + size_t(order_[p]) * quantizer_.stride, quantizer_.stride);
+        pivot_terms[p] = extra_.empty() ? squares_[order_[p]] : extra_[order_[p]];
+    }
+    view_.pivot_codes = pivot_codes.data(), view_.pivot_terms = pivot_terms.data();
+
+    const bool measured = options_.measure && rows_ >= 20 * kHeldOut;
+    const uint32_t held_out = measured ? kHeldOut : 0;
+    link(0, rows_ - held_out);
+    finish();
+    if (measured) measure();
+    link(rows_ - held_out, rows_);
+    return index_;
+}
+
+}  // namespace
+
+std::shared_ptr<Index> build(const Vectors& input, const BuildOptions& options) {
+    if (options.threads < 1 || options.threads > 4096) fail("threads ", options.threads, ": expected 1 to 4096");
+    if (options.bits != 0 && options.bits != 4 && options.bits != 8) fail("bits ", options.bits, ": expected 4 or 8");
+    if (options.degree && (options.degree < 8 || options.degree > 256)) fail("degree ", options.degree, ": expected 8 to 256");
+    if (options.ef < 16 || options.ef > 4096) fail("build ef ", options.ef, ": expected 16 to 4096");
+    if (!(options.alpha >= 1 && options.alpha <= 2)) fail("alpha ", options.alpha, ": expected 1 to 2");
+    auto index = Builder(input, options).run();
+    malloc_trim(0);  // what the build had goes back to the system now
+    return index;
+}
+
+}  // namespace vnni

@@ -1,0 +1,112 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The index file and the same bytes in memory. A 4 KiB header, then sections on 2 MiB boundaries, zeros between them; nothing in
+// the file is a pointer, so it can be mapped anywhere. Little-endian.
+#pragma once
+
+#include <atomic>
+#include <span>
+
+#include "search.hpp"
+#include "util.hpp"
+
+namespace vnni {
+
+enum SectionId : uint32_t {
+    kScales,   // float mean[dim], scale[dim]: the quantiser
+    kPivots,   // u32 slot[pivots]: where searches enter
+    kCodes,    // u8 [rows][stride]
+    kGraph,    // u32 [rows][degree]: neighbours; a short list is filled with the row itself
+    kTerm,     // float [rows]; l2: the squared length of the decoded row less mean; ip: see Header::max_norm; cosine: none
+    kRefine,   // half [rows][dim]: the rows times refine_scale
+    kIds,      // u64 [rows], external ids; none: a row's id is its number
+    kDead,     // u64 bitmap [rows]: slots that hold no row (deleted, perhaps still linked); none: all live
+    kTags,     // see tags.hpp; none: no row has a tag
+    kSections
+};
+const char* name(SectionId);
+
+struct Section {
+    uint64_t offset, bytes;
+    uint32_t crc, unused;
+};
+
+// ef per recall target, measured at build on rows that were not in the graph yet.
+constexpr float kTargets[] = {0.90f, 0.95f, 0.97f, 0.98f, 0.99f, 0.995f, 0.999f};
+constexpr uint32_t kTargetKs[] = {1, 10, 100};
+
+struct Header {
+    char magic[8];           // "VNNISRCH"
+    uint32_t format;         // 1
+    uint32_t crc;            // of these 4 KiB with crc = 0
+    uint64_t rows;           // slots in every section
+    uint64_t live;           // slots that are not dead
+    uint64_t content;        // version of the content
+    uint64_t created;        // seconds since 1970
+    uint64_t seed;
+    uint64_t next_id;        // unused; 0
+    uint64_t wal_position;   // LiveIndex: the log generation that continues this file
+    uint32_t dim, stride, degree, pivots;
+    uint8_t metric, bits;    // bits: 8 or 4 a code
+    uint8_t unused[2];
+    uint32_t build_ef;
+    float alpha;
+    float refine_scale;      // a power of two
+    // ip with rows of different lengths: the greatest length M; term = sqrt(M^2 - |x|^2), one more dimension that makes all rows
+    // equally long, in which the graph is built by L2. 0: no term.
+    float max_norm;
+    uint32_t table[std::size(kTargetKs)][std::size(kTargets)];  // 0: not measured
+    float table_recall;      // the recall@10 the largest measured ef reached
+    uint32_t unused2;
+    Section sections[kSections];
+    char rest[3680];
+};
+static_assert(sizeof(Header) == 4096);
+
+class Tags;
+
+// One opened or built index. The typed pointers point into the sections.
+struct IndexData {
+    Header header{};
+    std::string path;
+    Quantizer quantizer;
+    Region section[kSections];
+    Region pivot_codes;                 // the pivots' rows side by side
+    std::vector<float> pivot_terms;
+    std::shared_ptr<Tags> tags;
+    std::atomic<uint64_t> rows{0};      // header.rows, growing in a LiveIndex
+    std::atomic<uint64_t> live{0};
+    std::atomic<uint32_t> pivots{0};
+    View view;
+
+    bool has(SectionId s) const { return bool(section[s]); }
+    uint64_t id_of(uint32_t slot) const {
+        return has(kIds) ? __atomic_load_n(section[kIds].as<uint64_t>() + slot, __ATOMIC_RELAXED) : slot;
+    }
+    bool dead(uint32_t slot) const {
+        return has(kDead) && __atomic_load_n(section[kDead].as<uint64_t>() + slot / 64, __ATOMIC_ACQUIRE) >> slot % 64 & 1;
+    }
+    void attach();  // quantizer, pivots' copies and view, from header and sections
+};
+
+// Bytes a row takes in every section, by the shape alone: what `plan` prints and `build` allocates.
+struct Shape {
+    uint32_t dim = 0, bits = 8, stride = 0, degree = 64;
+    Metric metric = Metric::l2;
+    bool ids = false, term = true;
+    uint64_t row_bytes(SectionId) const;
+    uint64_t row_bytes() const;  // of all sections
+};
+// bits 0 and degree 0: the measured choice for this dimension, never more memory than hnswlib takes for FP32 rows at M = 16.
+Shape shape_for(uint32_t dim, Metric, uint32_t bits, uint32_t degree);
+uint64_t hnswlib_row_bytes(uint32_t dim);
+
+// Reads the header and refuses what is no index: wrong magic, version, checksum, sizes that do not fit together or the file.
+Header read_header(const File&);
+// Maps or reads all sections as the mode says. Throws Error naming the file, the section and what is wrong with it.
+std::unique_ptr<IndexData> load(const std::string& path, const OpenOptions&, uint64_t reserve_rows = 0);
+// Writes header and sections under a temporary name and renames; fills in offsets and checksums.
+void write_index(const IndexData&, const std::string& path);
+
+}  // namespace vnni

@@ -1,0 +1,199 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "index.hpp"
+
+#include <algorithm>
+
+#include "format.hpp"
+#include "tags.hpp"
+
+namespace vnni {
+
+static constexpr const char* kMetrics[] = {"l2", "ip", "cosine"};
+static constexpr const char* kModes[] = {"ram", "mmap", "split"};
+
+const char* name(Metric m) { return kMetrics[size_t(m)]; }
+const char* name(Mode m) { return kModes[size_t(m)]; }
+
+Metric metric_from(const std::string& word) {
+    for (uint8_t i = 0; i < 3; ++i)
+        if (word == kMetrics[i]) return Metric(i);
+    fail("metric '", word, "': expected l2, ip or cosine");
+}
+
+Mode mode_from(const std::string& word) {
+    for (uint8_t i = 0; i < 3; ++i)
+        if (word == kModes[i]) return Mode(i);
+    fail("mode '", word, "': expected ram, mmap or split");
+}
+
+// --- Index ---
+
+Index::Index(std::unique_ptr<IndexData> data) : data_(std::move(data)) {}
+Index::~Index() = default;
+
+std::shared_ptr<const Index> Index::open(const std::string& path, const OpenOptions& options) {
+    return std::make_shared<const Index>(load(path, options));
+}
+
+const Header& Index::header() const { return data_->header; }
+uint64_t Index::size() const { return data_->live; }
+uint32_t Index::dim() const { return data_->header.dim; }
+Metric Index::metric() const { return Metric(data_->header.metric); }
+const std::string& Index::path() const { return data_->path; }
+uint64_t Index::version() const { return data_->header.content; }
+
+uint64_t Index::memory_bytes() const {
+    uint64_t sum = data_->header.pivots * uint64_t(data_->header.stride);
+    for (const Region& region : data_->section) sum += region.size();
+    return sum;
+}
+
+uint32_t Index::ef_for(float target, uint32_t k) const {
+    if (target <= 0) target = 0.95f;
+    const Header& h = data_->header;
+    const auto column = [&](size_t row) {  // the measured ef for the first target that is at least the wanted one
+        size_t t = 0;
+        while (t + 1 < std::size(kTargets) && kTargets[t] < target - 1e-6f) ++t;
+        if (const uint32_t measured = h.table[row][t]) return double(measured);
+        // Nothing was measured (an index too small, or grown from nothing): what random data needs.
+        return std::max(24.0, double(kTargetKs[row])) * (target > 0.995f ? 24 : target > 0.98f ? 8 : target > 0.95f ? 4 : 2);
+    };
+    size_t row = 0;
+    while (row + 1 < std::size(kTargetKs) && kTargetKs[row + 1] <= k) ++row;
+    double ef = column(row);
+    if (row + 1 < std::size(kTargetKs)) {  // between two measured k: linear
+        const double share = double(k - kTargetKs[row]) / (kTargetKs[row + 1] - kTargetKs[row]);
+        ef += share * (column(row + 1) - ef);
+    } else {
+        ef *= double(k) / kTargetKs[row];
+    }
+    return uint32_t(std::clamp(std::ceil(ef), double(k), double(kMaxEf)));
+}
+
+// --- Searcher ---
+
+struct Searcher::Scratch {
+    Beam beam;
+    Query query;
+    std::vector<float> exact;  // the query as the refinement copy is: normalised for cosine, times refine_scale
+    std::vector<uint32_t> slots, order;
+    std::vector<float> distances;
+};
+
+Searcher::Searcher(std::shared_ptr<const Index> index) : index_(std::move(index)), scratch_(std::make_unique<Scratch>()) {}
+Searcher::~Searcher() = default;
+Searcher::Searcher(Searcher&&) noexcept = default;
+
+const SearchStats& Searcher::stats() const { return scratch_->beam.stats; }
+
+// Below so many rows comparing all is as fast as walking the graph, and exact.
+static constexpr uint64_t kScanRows = 4096;
+// Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
+static constexpr double kWalkRows = 12, kTestCost = 0.3;
+static constexpr uint32_t kRefinePerResult = 4;
+
+void Searcher::prepare(const float* query) {
+    const IndexData& data = index_->data();
+    Scratch& s = *scratch_;
+    s.exact.assign(query, query + data.header.dim);
+    if (index_->metric() == Metric::cosine) normalise(s.exact.data(), data.header.dim);
+    s.query.prepare(data.quantizer, index_->metric(), s.exact.data(), data.section[kTerm].as<const float>());
+    for (float& x : s.exact) x *= data.header.refine_scale;
+}
+
+// Compares scratch's slots at the higher precision and returns the k nearest.
+uint32_t Searcher::refine(uint32_t k, uint64_t* ids, float* distances) {
+    const IndexData& data = index_->data();
+    const bool l2 = index_->metric() == Metric::l2;
+    const uint32_t dim = data.header.dim;
+    const auto* rows = data.section[kRefine].as<const uint16_t>();
+    Scratch& s = *scratch_;
+    const uint32_t n = uint32_t(s.slots.size()), found = std::min(n, k);
+    s.distances.resize(n);
+    s.order.resize(n);
+    (l2 ? kernels().l2_16 : kernels().dot16)(rows, dim, dim, s.slots.data(), n, s.exact.data(), s.distances.data());
+    const float unscale = 1 / (data.header.refine_scale * data.header.refine_scale);
+    for (uint32_t i = 0; i < n; ++i) {
+        s.distances[i] = l2 ? s.distances[i] * unscale : 1 - s.distances[i] * unscale;
+        s.order[i] = i;
+    }
+    std::partial_sort(s.order.begin(), s.order.begin() + found, s.order.end(), [&](uint32_t a, uint32_t b) {
+        return s.distances[a] != s.distances[b] ? s.distances[a] < s.distances[b] : s.slots[a] < s.slots[b];
+    });
+    for (uint32_t i = 0; i < found; ++i) {
+        ids[i] = data.id_of(s.slots[s.order[i]]);
+        if (distances) distances[i] = s.distances[s.order[i]];
+    }
+    s.beam.stats.refined = n;
+    return found;
+}
+
+uint32_t Searcher::exact(const float* query, const uint32_t* slots, uint64_t n, uint32_t k, uint64_t* ids) {
+    prepare(query);
+    Scratch& s = *scratch_;
+    s.beam.scan(index_->data().view, s.query, 16 * k, n, slots, nullptr);
+    s.slots.clear();
+    for (uint32_t i = 0; i < s.beam.pool.size(); ++i) s.slots.push_back(s.beam.pool.slot(i));
+    return refine(k, ids, nullptr);
+}
+
+uint32_t Searcher::search(const float* query, const SearchOptions& options, uint64_t* ids, float* distances) {
+    const IndexData& data = index_->data();
+    const uint32_t k = options.k;
+    if (k < 1 || k > kMaxK) fail("k ", k, ": expected 1 to ", kMaxK);
+    if (options.ef > kMaxEf) fail("ef ", options.ef, ": expected at most ", kMaxEf);
+    if (options.recall_target && !(options.recall_target >= 0.5f && options.recall_target <= 0.999f))
+        fail("recall_target ", options.recall_target, ": expected 0.5 to 0.999");
+    if (!all_finite(query, index_->dim())) fail("the query has a value that is not finite");
+    Scratch& s = *scratch_;
+    const uint64_t rows = data.rows.load(std::memory_order_acquire);
+    s.slots.clear();
+    s.beam.stats = {};
+    if (!rows) return 0;
+    prepare(query);
+    const uint32_t wanted = kRefinePerResult * k;
+    const uint32_t ef = std::max(k, options.ef ? options.ef : index_->ef_for(options.recall_target, k));
+    View view = data.view;
+    view.pivot_count = data.pivots.load(std::memory_order_acquire);
+
+    Tags::Filter filter;
+    std::function<bool(uint32_t)> pass;  // empty: every row may be returned
+    if (data.has(kDead)) pass = [&](uint32_t slot) { return !data.dead(slot); };
+    const auto collect = [&] {
+        s.slots.clear();
+        for (uint32_t i = 0; i < s.beam.pool.size() && s.slots.size() < wanted; ++i) {
+            const uint32_t slot = s.beam.pool.slot(i);
+            if (pass && !pass(slot)) continue;
+            s.slots.push_back(slot);
+            const auto* row = data.section[kRefine].as<const uint16_t>() + size_t(slot) * data.header.dim;
+            for (uint32_t j = 0; j < data.header.dim; j += 32) __builtin_prefetch(row + j);
+        }
+    };
+    const bool filtered = options.filter && !(options.filter->all.empty() && options.filter->any.empty() && options.filter->none.empty());
+    if (!filtered) {
+        if (rows <= kScanRows) s.beam.scan(view, s.query, std::max(ef, wanted), rows, nullptr, pass);
+        else s.beam.search(view, s.query, ef);
+        collect();
+        return refine(k, ids, distances);
+    }
+
+    // A share p of the rows passes. Walking the graph must keep ef / p candidates, comparing all that pass costs p * rows: the
+    // cheaper one. A walk that met too few, as when the filter and the query point to different places, is followed by the other.
+    static const Tags untagged(0);
+    filter = (data.tags ? *data.tags : untagged).compile(*options.filter, index_->size(), std::max<uint64_t>(kScanRows, uint64_t(std::sqrt(kWalkRows * ef * double(rows)))));
+    pass = [&](uint32_t slot) { return filter(slot) && !data.dead(slot); };
+    const double share = double(std::max<uint64_t>(filter.rows, 1)) / double(rows);
+    const double walk = kWalkRows * ef / share, scan = double(filter.rows) + (filter.listed ? 0 : kTestCost * double(rows));
+    if (rows > kScanRows && walk < scan && ef / share < kMaxEf) {
+        s.beam.search(view, s.query, uint32_t(ef / share));
+        collect();
+        if (s.slots.size() >= std::min<uint64_t>(k, filter.rows)) return refine(k, ids, distances);
+    }
+    if (filter.listed) s.beam.scan(view, s.query, std::max(ef, wanted), filter.candidates.size(), filter.candidates.data(), pass);
+    else s.beam.scan(view, s.query, std::max(ef, wanted), rows, nullptr, pass);
+    collect();
+    return refine(k, ids, distances);
+}
+
+}  // namespace vnni

@@ -1,0 +1,125 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The graph search itself, used by Searcher, by the build and by live updates alike.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "kernels.hpp"
+#include "util.hpp"
+
+namespace vnni {
+
+constexpr uint32_t kNoSlot = 0xffffffff;
+constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
+
+// x ~ mean + scale * (code - offset) per dimension; offset 128 for 8-bit codes, 7.5 for 4-bit ones.
+struct Quantizer {
+    uint32_t dim = 0, bits = 8, stride = 0;  // stride: bytes of a code row
+    std::vector<float> mean, scale;
+
+    // Chooses mean and scale from a sample of rows: least squared error; one scale for 8 bits, one a dimension for 4.
+    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits);
+    static uint32_t stride_for(uint32_t dim, uint32_t bits);
+    void encode(const float* row, uint8_t* code) const;
+    void decode(const uint8_t* code, float* row) const;
+    float squared_length(const uint8_t* code) const;  // of the decoded row less mean
+};
+
+// A query as the kernels want it: distance(row) = coef * dot(codes) + term_coef * term[row], in the order of true distances.
+struct Query {
+    std::vector<int8_t> codes;   // zero-padded to the row's length
+    std::vector<float> weights;  // scratch
+    float coef = 0, term_coef = 0;
+    const float* term = nullptr;
+    void prepare(const Quantizer&, Metric, const float* query, const float* term);
+};
+bool all_finite(const float*, size_t);
+void normalise(float*, size_t);  // a zero vector stays zero
+
+// What a search reads of an index.
+struct View {
+    const uint8_t* codes = nullptr;
+    size_t stride = 0;
+    uint32_t bits = 8;
+    const uint32_t* graph = nullptr;
+    uint32_t degree = 0;
+    const uint32_t* pivots = nullptr;
+    const uint8_t* pivot_codes = nullptr;
+    const float* pivot_terms = nullptr;
+    uint32_t pivot_count = 0;
+
+    void dot(const uint8_t* base, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) const {
+        const Kernels& k = kernels();
+        (bits == 4 ? k.dot4 : k.dot8)(base, stride, stride, ids, n, query, out);
+    }
+};
+
+// The candidates of a search, nearest first: distance, slot and expanded mark in one sortable word.
+class Pool {
+ public:
+    void reset(uint32_t capacity);
+    void grow(uint32_t capacity);
+    uint32_t size() const { return size_; }
+    uint32_t slot(uint32_t i) const { return uint32_t(keys_[i] >> 1); }
+    float distance(uint32_t i) const;
+    float limit() const { return size_ < capacity_ ? std::numeric_limits<float>::infinity() : limit_; }  // what comes in must be below
+    // Adds candidates (distances below limit()); returns the position of the nearest new one, size() when none was new.
+    uint32_t merge(const uint32_t* slots, const float* distances, size_t n);
+    // Marks the nearest unexpanded candidate from position i on and returns its slot; kNoSlot: none. i moves behind it.
+    uint32_t expand(uint32_t& i);
+    uint32_t peek(uint32_t& i) const;  // the same without the mark
+
+ private:
+    static constexpr uint64_t kExpanded = 1;
+    std::vector<uint64_t> keys_, fresh_;
+    uint32_t size_ = 0, capacity_ = 0;
+    float limit_ = 0;
+};
+
+// A lossy set of slots: a slot that fell out is compared again, which costs time but changes nothing, as the pool takes no
+// duplicates. Its size depends on the effort, not on the rows.
+class Visited {
+ public:
+    void reset(uint32_t ef);
+    // Appends those of list that were not seen to out; branch-free.
+    size_t filter(const uint32_t* list, uint32_t n, uint32_t* out) {
+        size_t m = 0;
+        for (uint32_t i = 0; i < n; ++i) {
+            const uint32_t id = __atomic_load_n(list + i, __ATOMIC_ACQUIRE);
+            uint32_t& entry = table_[id * 2654435769u >> shift_];
+            out[m] = id;
+            m += entry != id;
+            entry = id;
+        }
+        return m;
+    }
+
+ private:
+    std::vector<uint32_t> table_;
+    uint32_t shift_ = 0;
+};
+
+class Beam {
+ public:
+    // Leaves the ef nearest slots found in pool.
+    void search(const View&, const Query&, uint32_t ef);
+    // Compares slots [0, n), or those of `slots`; leaves the ef nearest in pool. pass: only these rows.
+    void scan(const View&, const Query&, uint32_t ef, uint64_t n, const uint32_t* slots, const std::function<bool(uint32_t)>& pass);
+    Pool pool;
+    SearchStats stats;
+
+ private:
+    void compare(const View&, const Query&, size_t n);  // found_[0, n) into the pool
+    Visited visited_;
+    std::vector<uint32_t> found_, kept_;
+    std::vector<int32_t> dots_;
+    std::vector<float> distances_;
+    uint32_t first_new_ = 0;
+};
+
+}  // namespace vnni
