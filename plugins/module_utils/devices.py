@@ -17,7 +17,7 @@ _TRANSPORTS = (("/nvme", "nvme"), ("/virtio", "virtio"), ("/usb", "usb"), ("/ata
 # Controllers of SCSI disks by their driver, where the path does not tell (SATA before Linux 2.6.39).
 _CONTROLLERS = {"ahci": "sata", "ata_piix": "sata", "mpt2sas": "sas", "mpt3sas": "sas", "megaraid_sas": "sas", "aacraid": "sas", "hpsa": "sas",
                 "smartpqi": "sas", "hv_storvsc": "scsi", "pvscsi": "scsi", "vmw_pvscsi": "scsi"}
-_NOT_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "rbd", "drbd", "pmem", "mtdblock")
+_NOT_DISKS = ("sr", "fd", "pmem", "mtdblock")
 
 
 def read(root):
@@ -30,9 +30,9 @@ def nics(root):
     found = []
     for name in root.names("/sys/class/net"):
         base = "/sys/class/net/" + name
-        if root.exists(base + "/device"):
+        if _is_physical(root, base):
             speed = root.read_int(base + "/speed")
-            found.append({"name": name, "speed_mbps": speed if speed and speed > 0 else None, "numa_node": numa_node(root, base + "/device"),
+            found.append({"name": name, "speed_mbps": speed if speed and speed > 0 else None, "numa_node": numa_node(root, base),
                           "driver": root.link(base + "/device/driver")})
     return found
 
@@ -40,21 +40,27 @@ def nics(root):
 def disks(root):
     """Return the block devices that are disks. rotational is null where the kernel does not tell; transport null where its bus has no name here."""
     found = []
-    top = "/sys/block" if root.is_dir("/sys/block") else "/sys/class/block"
-    for name in root.names(top):
+    top = _block_class(root)
+    names = root.names(top)
+    for name in names:
         base = f"{top}/{name}"
-        if name.startswith(_NOT_DISKS) or root.exists(base + "/partition") or not root.exists(base + "/device"):
+        # A partition lies in its disk's directory.
+        if name.startswith(_NOT_DISKS) or not _is_physical(root, base) or os.path.basename(os.path.dirname(root.resolve(base))) in names:
             continue
         sectors = root.read_int(base + "/size")
         found.append({
             "name": name,
             "rotational": {"0": False, "1": True}.get(root.read(base + "/queue/rotational")),
             "transport": transport(root, base),
-            "numa_node": numa_node(root, base + "/device"),
+            "numa_node": numa_node(root, base),
             # The kernel counts sectors of 512 bytes, whatever the disk's own are.
             "size_bytes": sectors * 512 if sectors is not None and sectors >= 0 else None,
         })
     return found
+
+
+def _block_class(root):
+    return "/sys/class/block" if root.is_dir("/sys/class/block") else "/sys/block"
 
 
 def transport(root, base):
@@ -71,21 +77,29 @@ def transport(root, base):
 
 def numa_node(root, name):
     """Return the NUMA node of the device `name`: its own or that of the nearest parent that has one; null where none is told (-1)."""
-    path = root.resolve(name)
-    while path and path.startswith("/sys/devices/"):
-        node = root.read_int(path + "/numa_node")
-        if node is not None and node >= 0:
-            return node
-        path = os.path.dirname(path)
-    # NVMe under native multipath: the disk belongs to a subsystem, whose controllers are the devices.
-    controllers = root.names(name, "nvme[0-9]*")
-    return numa_node(root, f"{name}/{controllers[0]}/device") if controllers and root.exists(f"{name}/{controllers[0]}/device") else None
+    path = root.resolve(name) or ""
+    # NVMe under native multipath: the disk lies in a virtual subsystem, which links to its controllers.
+    controllers = root.names(os.path.dirname(path), "nvme[0-9]*") if path.startswith("/sys/devices/virtual/nvme-subsystem/") else []
+    paths = [path] + [root.resolve(f"{os.path.dirname(path)}/{controller}") or "" for controller in controllers]
+    for path in paths:
+        while path.startswith("/sys/devices/"):
+            node = root.read_int(path + "/numa_node")
+            if node is not None and node >= 0:
+                return node
+            path = os.path.dirname(path)
+    return None
+
+
+def _is_physical(root, base):
+    """Return whether a device stands behind the class entry `base`: bridges, VLANs, loops, RAID and mappings lie below /sys/devices/virtual."""
+    path = root.resolve(base) or "/sys/devices/virtual/"
+    return not path.startswith("/sys/devices/virtual/") or path.startswith("/sys/devices/virtual/nvme-subsystem/")
 
 
 def memory_devices(root):
     """Return {persistent_memory, cxl, dax}, lists of the devices that bring memory beside the DIMMs:
 
-    persistent_memory [{name, size_bytes, numa_node}] by namespace; cxl [{name, ram_bytes, pmem_bytes, numa_node}];
+    persistent_memory [{name, size_bytes, numa_node}] by namespace, or by block device where the bus is not told; cxl [{name, ram_bytes, pmem_bytes, numa_node}];
     dax [{name, size_bytes, numa_node, target_node, driver}], where driver kmem means that it is the memory of node target_node.
     """
     persistent = []
@@ -94,6 +108,12 @@ def memory_devices(root):
         size = root.read_int(base + "/size")
         if size:
             persistent.append({"name": name, "size_bytes": size, "numa_node": numa_node(root, base)})
+    if not root.is_dir("/sys/bus/nd"):
+        for name in root.names(_block_class(root), "pmem*"):
+            base = f"{_block_class(root)}/{name}"
+            sectors = root.read_int(base + "/size")
+            if sectors:
+                persistent.append({"name": name, "size_bytes": sectors * 512, "numa_node": numa_node(root, base)})
     cxl = []
     for name in root.names("/sys/bus/cxl/devices", "mem[0-9]*"):
         base = "/sys/bus/cxl/devices/" + name

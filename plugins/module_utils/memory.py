@@ -21,12 +21,12 @@ _CHANNEL_PATTERNS = (
     re.compile(
         rf"(?:{_SOCKET})?.*?(?:(?:MC|NODE|CONTROLLER|IMC)[ _-]?(?P<controller>\d))?[ _-]*(?:CHANNEL|CH)[ _-]?(?P<channel>[A-Z]|\d{{1,2}})(?![A-Z])", re.I
     ),
-    # "CPU0_DIMM_A1", "P1-DIMMA2", "CPU1 DIMM B0"
-    re.compile(rf"{_SOCKET}[ _-]*DIMM[ _-]?(?P<channel>[A-Z])\d", re.I),
+    # "CPU0_DIMM_A1", "P1-DIMMA2", "CPU1 DIMM B0". A channel has three slots at most: a higher number means that the letter is the CPU (Dell).
+    re.compile(rf"{_SOCKET}[ _-]*DIMM[ _-]?(?P<channel>[A-Z])[0-3]$", re.I),
     # "DIMM_P0_A1", "DIMM P1 C0"
-    re.compile(rf"DIMM[ _-]?{_SOCKET}[ _-]?(?P<channel>[A-Z])\d", re.I),
+    re.compile(rf"DIMM[ _-]?{_SOCKET}[ _-]?(?P<channel>[A-Z])[0-3]$", re.I),
     # "DIMM_A1", "DIMMB2": the socket, if any, stands in the bank's name
-    re.compile(r"^DIMM[ _-]?(?P<channel>[A-Z])\d$", re.I),
+    re.compile(r"^DIMM[ _-]?(?P<channel>[A-Z])[0-3]$", re.I),
 )
 # SMBIOS type 16, "Use": 3 is system memory. Type 17, "Memory Type" codes that are no DIMMs: flash, and 0x09 ROM.
 _SYSTEM_MEMORY = 3
@@ -78,6 +78,8 @@ def dimms_and_channels(root):
     dimms = [slot for slot in slots if slot["size_bytes"]]
     nameless = sorted({slot["slot"] or "?" for slot in slots if slot["channel"] is None})
     if nameless:
+        # One name outside of the convention, and the others may mean something else by their letter too.
+        dimms = [dict(slot, channel=None) for slot in dimms]
         reason = f"the slot names ({', '.join(nameless[:3])}{', …' if len(nameless) > 3 else ''}) do not tell the channel"
         return dimms, {"populated": None, "available": None, "reason": reason}
     return dimms, {"populated": len({slot["channel"] for slot in dimms}), "available": len({slot["channel"] for slot in slots}), "reason": None}

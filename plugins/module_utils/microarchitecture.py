@@ -30,7 +30,8 @@ _INTEL = {
 _INTEL_BY_MODEL = {(family, model): title for family, titles in _INTEL.items() for title, models in titles.items() for model in models}
 _INTEL_BY_STEPPING = {
     (6, 85): ((4, "Skylake"), (7, "Cascade Lake"), (11, "Cooper Lake")),
-    (6, 142): ((9, "Kaby Lake"), (10, "Coffee Lake"), (11, "Whiskey Lake"), (12, "Comet Lake")),
+    # Stepping 11 and 12 are sold as Whiskey, Amber and Comet Lake.
+    (6, 142): ((9, "Kaby Lake"), (10, "Coffee Lake"), (12, None)),
     (6, 158): ((9, "Kaby Lake"), (13, "Coffee Lake")),
 }
 

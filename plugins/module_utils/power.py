@@ -95,10 +95,9 @@ def idle(root, topology):
         }
         for name, values in states.items()
     ]
-    return {
-        "driver": None if driver in (None, "", "none") else driver,
-        "states": sorted(found, key=lambda state: (state["latency_us"] or 0, state["residency_us"] or 0, state["name"])),
-    }
+    # A stable sort: states of the same latency stay in the kernel's order, POLL before C1.
+    found.sort(key=lambda state: (state["latency_us"] or 0, state["residency_us"] or 0))
+    return {"driver": None if driver in (None, "", "none") else driver, "states": found}
 
 
 def _disabled(values):

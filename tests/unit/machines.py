@@ -170,11 +170,11 @@ _KVM = {"/sys/class/dmi/id/sys_vendor": "QEMU", "/sys/class/dmi/id/product_name"
 
 
 def pci(kind, name, address, driver, files, node=0):
-    """Return the files of a PCI device of class `kind` (net, block) with its driver and NUMA node."""
+    """Return the files of a device of class `kind` (net, block) with its driver and its PCI device's NUMA node; address is that device's path."""
     device = f"/sys/devices/pci0000:00/{address}"
     return {
-        f"{device}/numa_node": node, f"{device}/driver": f"-> /sys/bus/pci/drivers/{driver}", f"/sys/bus/pci/drivers/{driver}/": None,
-        f"{device}/subsystem": "-> /sys/bus/pci", f"/sys/class/{kind}/{name}": f"-> {device}/{kind}/{name}",
+        f"/sys/devices/pci0000:00/{address.split('/')[0]}/numa_node": node, f"{device}/driver": f"-> /sys/bus/drivers/{driver}",
+        f"/sys/bus/drivers/{driver}/": None, f"/sys/class/{kind}/{name}": f"-> {device}/{kind}/{name}",
         f"{device}/{kind}/{name}/device": f"-> {device}", **{f"{device}/{kind}/{name}/{file}": value for file, value in files.items()},
     }
 
@@ -232,8 +232,8 @@ MACHINES = {
     # A cloud VM: the hypervisor owns frequency and idle states, so there is no cpufreq and no state to choose.
     "vm-without-cpufreq": machine(
         grid(1, 2, 2, adjacent=True), CLOUD_CASCADE_LAKE, {0: 15},
-        files={**_KVM, **nic("ens3", "0000:00:03.0", "virtio_net", -1, -1), "/sys/devices/system/cpu/smt/control": "on",
-               **pci("block", "vda", "0000:00:04.0", "virtio_blk", {"size": 40 << 21, "queue/rotational": 1}, -1)}),
+        files={**_KVM, **nic("ens3", "0000:00:03.0/virtio0", "virtio_net", -1, -1), "/sys/devices/system/cpu/smt/control": "on",
+               **pci("block", "vda", "0000:00:04.0/virtio1", "virtio_blk", {"size": 40 << 21, "queue/rotational": 1}, -1)}),
     # AMD Genoa with four nodes per socket (NPS4); the socket's other threads are numbered in the second half.
     "epyc-nps4": machine(
         grid(2, 32, 2, nodes_per_socket=4), EPYC_9354, dict.fromkeys(range(8), 96), idle=_ACPI_IDLE, idle_driver="acpi_idle",
