@@ -106,9 +106,10 @@ def onednn_kernels(said):
 
     Their format: https://uxlfoundation.github.io/oneDNN/dev_guide_verbose.html
     """
-    rows = [line.split(",") for line in said.splitlines() if line.startswith("onednn_verbose,")]
+    # From oneDNN 3.1 on, "v1,primitive" stands before "exec".
+    rows = [line.split(",exec,", 1)[1].split(",") for line in said.splitlines() if line.startswith("onednn_verbose,") and ",exec," in line]
     operations = ("convolution", "matmul", "inner_product")
-    return {row[6] for row in rows if row[3:4] == ["exec"] and row[5] in operations and re.match(r"src(?:_|:|0:)(u8|s8)", row[8])}
+    return {row[2] for row in rows if row[1] in operations and re.match(r"src(?:_|:|0:)(u8|s8)", row[4])}
 
 
 def say(verdict, live, reason):
