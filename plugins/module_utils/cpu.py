@@ -87,10 +87,8 @@ class CpuInfo:
 
     def number(self, name):
         """Return the field `name` of the first CPU as an int (decimal or 0x…), or None."""
-        try:
-            return int(self.first[name], 0)
-        except (KeyError, ValueError):
-            return None
+        text = self.first.get(name, "")
+        return int(text, 0) if re.match(r"(0|[1-9][0-9]{0,9}|0x[0-9a-fA-F]{1,8})\Z", text) else None
 
 
 def read(root, info):

@@ -38,7 +38,7 @@ def nics(root):
 
 
 def disks(root):
-    """Return the block devices that are disks. rotational is null where the kernel does not tell; transport null where its bus has no name here."""
+    """Return the block devices that are disks. rotational is null where the kernel does not tell, transport where its bus has no name here."""
     found = []
     top = _block_class(root)
     names = root.names(top)
@@ -91,7 +91,7 @@ def numa_node(root, name):
 
 
 def _is_physical(root, base):
-    """Return whether a device stands behind the class entry `base`: bridges, VLANs, loops, RAID and mappings lie below /sys/devices/virtual."""
+    """Return whether a device stands behind the class entry `base`: bridges, loops, RAID and mappings lie below /sys/devices/virtual."""
     path = root.resolve(base) or "/sys/devices/virtual/"
     return not path.startswith("/sys/devices/virtual/") or path.startswith("/sys/devices/virtual/nvme-subsystem/")
 
@@ -99,7 +99,8 @@ def _is_physical(root, base):
 def memory_devices(root):
     """Return {persistent_memory, cxl, dax}, lists of the devices that bring memory beside the DIMMs:
 
-    persistent_memory [{name, size_bytes, numa_node}] by namespace, or by block device where the bus is not told; cxl [{name, ram_bytes, pmem_bytes, numa_node}];
+    persistent_memory [{name, size_bytes, numa_node}] by namespace, or by block device where the bus is not told;
+    cxl [{name, ram_bytes, pmem_bytes, numa_node}];
     dax [{name, size_bytes, numa_node, target_node, driver}], where driver kmem means that it is the memory of node target_node.
     """
     persistent = []

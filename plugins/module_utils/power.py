@@ -30,7 +30,7 @@ def read(root, info, topology, hypervisor):
     # The threads of a core have the same limits: one policy a core tells them.
     first = {f"policy{cpus[0]}" for cpus in topology.groups}
     limits = [policy for policy in found if policy.rpartition("/")[2] in first] or found
-    khz = {name: [int(text) for text in _distinct(root, limits, name) if text.isdigit()] for name in ("cpuinfo_min_freq", "cpuinfo_max_freq", "base_frequency")}
+    khz = {name: {root.read_int(policy + "/" + name) for policy in limits} - {None} for name in ("cpuinfo_min_freq", "cpuinfo_max_freq", "base_frequency")}
     driver = root.read(found[0] + "/scaling_driver") if found else None
     available = {governor for policy in found[:1] for governor in (root.read(policy + "/scaling_available_governors") or "").split()}
     return {

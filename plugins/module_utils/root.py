@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 
 
 class RootError(ValueError):
@@ -64,12 +65,9 @@ class Root:
         return None if content is None else content.decode("utf-8", "replace").strip()
 
     def read_int(self, name):
-        """Return the decimal integer in `name`, or None where there is none."""
+        """Return the decimal integer in `name`, or None where there is none (the kernel writes none of more than 64 bits)."""
         text = self.read(name)
-        try:
-            return int(text)
-        except (TypeError, ValueError):
-            return None
+        return int(text) if text and len(text) <= 20 and re.match(r"-?[0-9]+\Z", text) else None
 
     def names(self, name, pattern="*"):
         """Return the sorted names in the directory `name` that match the shell `pattern`; [] where there is no such directory."""
