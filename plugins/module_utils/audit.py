@@ -63,6 +63,7 @@ class _Host:
     def __init__(self, facts, evidence, expected):
         self._facts = facts
         self.boot = evidence["boot"]
+        self.boots = evidence["boots"]
         self.locked = evidence["locked"]
         self.impossible = evidence["impossible"]
         self.frequency_khz = evidence["frequency_khz"]
@@ -264,6 +265,8 @@ def _setting(host, name, live, wanted, right, boot):
         return _not_applicable(host.locked[name], live, wanted)
     if name in host.impossible:
         return _failed(wanted, live, host.impossible[name])
+    if not host.boots:
+        return _met(wanted, live) if right else _failed(wanted, live, "not set")
     after, after_right, source = boot or (None, False, None)
     by = f"a reboot makes it {after} ({source})" if boot else "nothing that is known here sets it at boot"
     if right and after_right:

@@ -34,6 +34,7 @@ def gather(host, facts, expected):
     """Return the evidence of the settings.Host `host`, whose facts are `facts`, on the settings `expected` (as audit.audit takes them):
 
     boot               {setting: {"value", "source"}}: what the next boot sets; a setting that nothing known decides is missing
+    boots              whether a boot sets anything: a container without systemd is started, not booted
     locked             {setting: reason}: what this host does not own
     impossible         {setting: reason}: what is expected and no state module could set here
     frequency_khz      {"min": [], "max": []}: the frequency limits in force, sorted and distinct
@@ -48,6 +49,7 @@ def gather(host, facts, expected):
     set_at_boot = {**_kernel_power(boot, facts.get("power") or {}), **_unit_power(host, boot), **_memory(boot, facts)}
     return {
         "boot": {name: {"value": value, "source": source} for name, (value, source) in set_at_boot.items()},
+        "boots": platform.get("init") == "systemd" or not platform.get("container"),
         "locked": {name: reason for name, reason in ((name, _locked(host, path, platform.get("container"))) for name, path in _FILES.items()) if reason},
         "impossible": _impossible(host, expected),
         "frequency_khz": {end: _limits(host, f"scaling_{end}_freq") for end in ("min", "max")},

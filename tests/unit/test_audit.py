@@ -293,6 +293,23 @@ def test_what_a_live_host_may_not_write_is_not_its_own(tuned, monkeypatch):
     assert rows["memory.swappiness"]["verdict"] == "pass"
 
 
+def test_a_container_without_an_init_is_judged_by_what_it_has_now(tuned):
+    """One that may write the kernel's settings, as a privileged one may; without a boot there is nothing to say about after it."""
+    os.rmdir(f"{tuned}/run/systemd/system")
+    os.unlink(f"{tuned}/etc/tmpfiles.d/ainode-memory.conf")
+    state.write(tuned, "/.dockerenv", "")
+    Path(f"{tuned}/proc/sys/vm/swappiness").write_text("60\n")
+    host = settings.Host(tuned)
+    host.is_live = True
+    host.locked_because = lambda path: None
+    rows = audited_host(host, **EXPECTED)
+    assert [(rows[name]["verdict"], rows[name]["after_reboot"]) for name in ("memory.transparent_hugepage", "power.governor", "memory.swappiness")] == [
+        ("pass", None),
+        ("pass", None),
+        ("fail", None),
+    ]
+
+
 def test_an_epyc_with_four_nodes_a_socket(tmp_path):
     rows = audited(machines.build("epyc-nps4", tmp_path))
     assert (rows["bios.sub_numa"]["verdict"], rows["bios.sub_numa"]["live"]) == ("advice", "enabled")
