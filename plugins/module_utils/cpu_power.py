@@ -194,8 +194,9 @@ class _Machine:
         self.host = host
         # Kernels before 4.3 have a directory a CPU, several of which may be one policy.
         folders = [f"{CPU}/cpufreq/policy{number}" for number in host.numbered(f"{CPU}/cpufreq", "policy")]
-        folders = folders or list({os.path.realpath(host.path(name)): name for name in (
-            f"{CPU}/cpu{number}/cpufreq" for number in host.numbered(CPU, "cpu")) if host.is_dir(name)}.values())
+        if not folders:
+            named = [f"{CPU}/cpu{number}/cpufreq" for number in host.numbered(CPU, "cpu") if host.is_dir(f"{CPU}/cpu{number}/cpufreq")]
+            folders = list({os.path.realpath(host.path(name)): name for name in reversed(named)}.values())[::-1]
         # The policy of offline CPUs keeps its files, and the kernel answers none of them (EBUSY).
         self.policies = [name for name in folders if host.read(f"{name}/scaling_governor")]
         self.driver = host.read(f"{self.policies[0]}/scaling_driver") if self.policies else None

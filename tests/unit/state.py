@@ -12,7 +12,9 @@ import json
 import os
 import re
 import subprocess
+from unittest import mock
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.ainode.cpu.plugins.module_utils import settings
 
@@ -26,12 +28,14 @@ EVERYTHING = {
 
 
 def run(module, root, check=False, **options):
-    """Run a module's main() on `root` and return its result; "failed" is in it when it failed."""
-    answer = io.StringIO()
+    """Run a module's main() on `root` and return its result, with the texts of its "warnings"; "failed" is in it when it failed."""
+    answer, warnings = io.StringIO(), []
     arguments = {**options, "root": str(root), "_ansible_check_mode": check, "_ansible_diff": True}
-    with patch_module_args(arguments), contextlib.redirect_stdout(answer), contextlib.suppress(SystemExit):
+    # Ansible keeps warnings for the whole process.
+    warn = mock.patch.object(AnsibleModule, "warn", lambda self, text: warnings.append(text))
+    with patch_module_args(arguments), warn, contextlib.redirect_stdout(answer), contextlib.suppress(SystemExit):
         importlib.import_module(f"ansible_collections.ainode.cpu.plugins.modules.{module}").main()
-    return json.loads(answer.getvalue().splitlines()[-1])
+    return {**json.loads(answer.getvalue().splitlines()[-1]), "warnings": warnings}
 
 
 def copied(machine, target):

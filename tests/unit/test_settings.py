@@ -143,12 +143,12 @@ def test_an_absent_cut_short_is_finished_by_the_next(tmp_path):
         broken = type("Broken", (state.Broken,), {"fails_at": fails_at})(root)
         try:
             converge(broken, "cpu_power", Plan())
-        except OSError:
+        except (OSError, SettingsError):
             state.run("cpu_power", root, state="absent")
-            assert state.tree(root) == before
+            assert state.tree(root) == before, f"after a failure at write {fails_at}"
         else:
             break
-    assert fails_at > 20
+    assert fails_at > 10
 
 
 def test_a_draft_of_a_killed_run_goes_with_the_file(tmp_path):
