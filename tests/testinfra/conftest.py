@@ -1,0 +1,130 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The independent witness: reads nodes with the system's own tools and files, and with no module or fact of this collection.
+
+    pytest --hosts=ansible://all --ansible-inventory=inventory tests/testinfra
+    pytest --hosts=podman://node --ainode-expect=expected.yml tests/testinfra
+
+What is expected are the variables of the roles (cpu_power_governor, hugepages_swappiness …), from the YAML file of --ainode-expect, else from the JSON
+in $AINODE_EXPECT (playbooks/verify.yml), else from the inventory; and the roles' defaults for those that are not there. null asks for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+# The roles' defaults, written down again: a default that changes in the role alone is found.
+DEFAULTS = {
+    "cpu_power_governor": "performance",
+    "cpu_power_turbo": True,
+    "cpu_power_max_exit_latency_us": 10,
+    "cpu_power_idle_states_disabled": [],
+    "hugepages_pages": [],
+    "hugepages_transparent_hugepage": "madvise",
+    "hugepages_thp_defrag": "madvise",
+    "hugepages_numa_balancing": 0,
+    "hugepages_zone_reclaim_mode": 0,
+    "hugepages_swappiness": 10,
+}
+
+# One look at the node: each line is path:value. Offline CPUs and what a kernel does not have are simply not in it.
+LOOK = r"""
+cd /sys/devices/system || exit 0
+grep -s . cpu/cpu[0-9]*/cpufreq/scaling_governor cpu/intel_pstate/no_turbo cpu/cpufreq/boost \
+  cpu/cpu[0-9]*/cpuidle/state[0-9]*/name cpu/cpu[0-9]*/cpuidle/state[0-9]*/latency cpu/cpu[0-9]*/cpuidle/state[0-9]*/disable \
+  node/node[0-9]*/hugepages/hugepages-*/nr_hugepages node/node[0-9]*/cpulist node/node[0-9]*/meminfo
+cd /sys/class/power_supply 2>/dev/null && grep -s . */type
+true
+"""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--ainode-expect", metavar="FILE", help="YAML file with the variables that the nodes are expected to agree with")
+
+
+class Node:
+    """A node as the witness sees it: `files` is {path below /sys/devices/system: text}, `expected` the roles' variables."""
+
+    def __init__(self, host, expected):
+        self.host = host
+        self.expected = expected
+        self.files = dict(line.split(":", 1) for line in host.run(LOOK).stdout.splitlines() if ":" in line)
+        self.mounts = [line.split() for line in host.file("/proc/self/mountinfo").content_string.splitlines()]
+        self.is_root = host.user().name == "root"
+
+    def wants(self, name):
+        """Return the expected value of a variable; skip the test where nothing is expected."""
+        value = self.expected.get(name)
+        if value is None or value in ("", []):
+            pytest.skip(f"{name} asks for nothing")
+        return value
+
+    def owns(self, path):
+        """Skip the test where nobody on this node may write the kernel file `path`: the setting is another machine's."""
+        covering = [words for words in self.mounts if (path + "/").startswith(words[4].rstrip("/") + "/")]
+        if covering and "ro" in max(covering, key=lambda words: len(words[4]))[5].split(","):
+            pytest.skip(f"{path} is mounted read-only: a container, the setting is its host's")
+        if self.is_root and not self.host.run_test("test -w %s", path).succeeded:
+            pytest.skip(f"{path} cannot be written by root: a container without the right to it")
+
+    def boots(self):
+        """Skip the test where systemd does not run: there is nothing to look at that would set a value at boot."""
+        if not self.host.file("/run/systemd/system").is_directory:
+            pytest.skip("systemd does not run here: what a boot would set cannot be asked")
+
+    def find(self, pattern):
+        """Return {path: text} of the files of the look whose path matches the regular expression `pattern`."""
+        return {path: text for path, text in self.files.items() if re.fullmatch(pattern, path)}
+
+    def text(self, path):
+        """Return a file of the node without white space around it; skip the test where there is none."""
+        file = self.host.file(path)
+        if not file.exists:
+            pytest.skip(f"this node has no {path}")
+        return file.content_string.strip()
+
+
+@pytest.fixture(scope="module")
+def node(host, request):
+    return Node(host, {**DEFAULTS, **_expected(host, request.config.getoption("--ainode-expect"))})
+
+
+@pytest.fixture(scope="module")
+def placement(host):
+    """Return {workload: [instance]} of the placement, a file that people may read."""
+    file = host.file("/etc/ainode/placement.json")
+    if not file.exists:
+        pytest.skip("no workload is placed on this node (role runtime_env)")
+    return json.loads(file.content_string)["workloads"]
+
+
+@pytest.fixture(scope="module")
+def topology(host):
+    """Return {cpu: (core, node)} of the online CPUs, from lscpu."""
+    if not host.exists("lscpu"):
+        pytest.skip("lscpu is not installed")
+    lines = [line.split(",") for line in host.check_output("lscpu --parse=CPU,CORE,SOCKET,NODE").splitlines() if not line.startswith("#")]
+    return {int(cpu): ((socket, core), int(node or 0)) for cpu, core, socket, node in lines}
+
+
+def _expected(host, path):
+    if path:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    if os.environ.get("AINODE_EXPECT"):
+        return json.loads(os.environ["AINODE_EXPECT"])
+    return host.ansible.get_variables() if host.backend.get_connection_type() == "ansible" else {}
+
+
+def expand(cpulist):
+    """Return the set of the ids in a cpulist such as 0-3,8."""
+    ids = set()
+    for part in filter(None, re.split(r"[,\s]+", cpulist.strip())):
+        first, _, last = part.partition("-")
+        ids.update(range(int(first), int(last or first) + 1))
+    return ids
