@@ -21,46 +21,45 @@ from pathlib import Path
 import lab
 from podman import PREFIX, image, podman, query, ready
 
-# The parts of a recorded machine that a container can show as its own.
-MACHINE = [
-    "/proc/cpuinfo", "/proc/sys/kernel/numa_balancing", "/proc/sys/vm/nr_hugepages", "/proc/sys/vm/swappiness", "/proc/sys/vm/zone_reclaim_mode",
-    "/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/hugepages", "/sys/kernel/mm/transparent_hugepage",
-]  # fmt: skip
+# The parts of another machine that a container can show as its own. runc mounts nothing else inside /proc.
+MACHINE = ["/proc/cpuinfo", "/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/hugepages"]
 # In a privileged container udev would act on this machine's devices.
 UDEV = ["systemd-udevd.service", "systemd-udevd-kernel.socket", "systemd-udevd-control.socket", "systemd-udev-trigger.service"]
 
 
 def machine_mounts(machine, name):
-    """podman options that show a private copy of the recorded machine in the directory `machine`."""
-    source = Path(machine).resolve()
-    if not (source / "sys/devices/system/cpu").is_dir():
-        raise lab.LabError(f"'{machine}' is no recorded machine: a directory with sys/devices/system/cpu is expected")
+    """podman options that show the container `name` a copy of its own of `machine`."""
     copy = lab.BUILD / "machines" / name
     shutil.rmtree(copy, ignore_errors=True)
-    options = []
-    for path in MACHINE:
-        recorded, target = source / path[1:], copy / path[1:]
-        # The kernel's own file must be there to be covered.
-        if not recorded.exists() or not Path(path).exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if recorded.is_dir():
-            shutil.copytree(recorded, target, symlinks=True)
-        else:
-            shutil.copyfile(recorded, target)
-        options.append(f"--volume={target}:{path}")
-    lab.run("chmod", "-R", "u+w", copy)
-    return options
+    copy.mkdir(parents=True)
+    if Path(machine, "sys/devices/system/cpu").is_dir():
+        for path in MACHINE:
+            source, target = Path(machine, path[1:]), copy / path[1:]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True)
+            elif source.exists():
+                shutil.copyfile(source, target)
+        lab.run("chmod", "-R", "u+w", copy)
+    else:
+        sys.path.insert(0, str(lab.CHECKOUT / "tests/unit"))
+        import machines
+
+        if machine not in machines.MACHINES:
+            raise lab.LabError(f"'{machine}' is no directory of a recorded machine and none of {', '.join(machines.MACHINES)}")
+        copy = Path(machines.build(machine, copy))
+    # The kernel's own file must be there to be covered.
+    return [f"--volume={copy / path[1:]}:{path}" for path in MACHINE if (copy / path[1:]).exists() and Path(path).exists()]
 
 
-def create(name, options):
-    """Create and start the container `name` from nothing; returns its address ("" for a bare one)."""
+def create(name, machine, options):
+    """Create and start the container `name` from nothing, showing `machine` unless ""; returns its address ("" for a bare one)."""
     reference = image(options.image or ("bookworm-bare" if options.bare else "bookworm"))
     remove(name)
     files, shown = lab.host_files()
     arguments = [f"--name={PREFIX}{name}", f"--hostname={name}", *(f"--volume={path}:{path}:ro" for path in shown)]
-    if options.machine:
-        arguments += machine_mounts(options.machine, name)
+    if machine:
+        arguments += machine_mounts(machine, name)
     if options.bare:
         command = ["sleep", "infinity"]
     else:
@@ -100,7 +99,10 @@ def remove(name):
 
 def up(options):
     """Start the containers and write their inventory."""
-    addresses = {name: create(name, options) for name in options.names}
+    addresses = {}
+    for word in options.names:
+        name, _, machine = word.partition("=")
+        addresses[name] = create(name, machine, options)
     if not options.bare:
         print(lab.write_inventory(options.inventory, {name: {"address": address, "port": 22} for name, address in addresses.items()}))
 
@@ -123,14 +125,13 @@ def main():
     actions = parser.add_subparsers(dest="action", required=True, metavar="up|down|exec")
     for action, function in (("up", up), ("down", down)):
         command = actions.add_parser(action, help=function.__doc__)
-        command.add_argument("names", metavar="NAME", nargs="+")
+        command.add_argument("names", metavar="NAME[=MACHINE]" if action == "up" else "NAME", nargs="+")
         command.add_argument("--inventory", default="container", help="name of the inventory file (default: container)")
         command.set_defaults(function=function)
         if action == "up":
             command.add_argument("--image", choices=lab.IMAGES, help="default: bookworm, with --bare bookworm-bare")
             command.add_argument("--bare", action="store_true", help="without systemd and ssh")
             command.add_argument("--privileged", action="store_true")
-            command.add_argument("--machine", metavar="DIR", help="directory of a recorded machine")
     command = actions.add_parser("exec", help=execute.__doc__)
     command.add_argument("name", metavar="NAME")
     command.add_argument("command", nargs=argparse.REMAINDER)

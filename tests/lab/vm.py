@@ -11,7 +11,7 @@
 
 Each takes --name for a VM of another name.
 
-The frequency driver is loaded after everything else of the boot, as drivers sometimes are: what sets governors must cope.
+The frequency driver is loaded late in the boot, after sshd's start, as drivers sometimes are: what sets governors must cope.
 """
 
 import argparse
@@ -61,8 +61,8 @@ exec switch_root /root /sbin/init
 """
 
 LATE_DRIVER = """[Unit]
-Description=Load the frequency driver after everything else (a test host's own)
-After=multi-user.target
+Description=Load the frequency driver late (a test host's own)
+After=ssh.service
 
 [Service]
 Type=oneshot
