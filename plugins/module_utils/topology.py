@@ -81,7 +81,7 @@ def caches(root, online):
                 level = root.read_int(base + "/level")
                 if level is None and index >= 4:
                     break
-                sharers = _group(root, cpu, (base + "/shared_cpu_list", base + "/shared_cpu_map")) if level is not None else None
+                sharers = _group(root, cpu, (base + "/shared_cpu_map", base + "/shared_cpu_list")) if level is not None else None
                 if sharers:
                     # Every sharer would tell the same: reading it once is what makes a large machine fast.
                     covered[index].update(sharers)
@@ -155,14 +155,21 @@ def _mask(root, name):
     text = root.read(name)
     if not text or len(text) > 16384 or not re.match(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*\Z", text):
         return None
-    mask = int(text.replace(",", ""), 16)
-    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    mask, ids = int(text.replace(",", ""), 16), []
+    while mask:
+        lowest = mask & -mask
+        ids.append(lowest.bit_length() - 1)
+        mask ^= lowest
+    return ids
 
 
 def _group(root, cpu, *names):
-    """Return the sorted ids that share something with `cpu`, by the first of the file pairs NAME_list and NAME (a mask) that names `cpu` itself."""
-    for list_name, mask_name in names:
-        for read_ids, name in ((_cpus, list_name), (_mask, mask_name)):
+    """Return the sorted ids that share something with `cpu`, by the first of the file pairs (mask, list) that names `cpu` itself.
+
+    The mask first: there are AMD machines (Linux 2.6) whose shared_cpu_list names `cpu` alone where shared_cpu_map tells the truth.
+    """
+    for mask_name, list_name in names:
+        for read_ids, name in ((_mask, mask_name), (_cpus, list_name)):
             ids = read_ids(root, name)
             if ids and cpu in ids:
                 return ids
@@ -185,7 +192,7 @@ def _cores(root, info, online):
     for cpu in online:
         if cpu not in leader:
             base = f"{_CPU}/cpu{cpu}/topology/"
-            siblings = _group(root, cpu, (base + "core_cpus_list", base + "core_cpus"), (base + "thread_siblings_list", base + "thread_siblings"))
+            siblings = _group(root, cpu, (base + "core_cpus", base + "core_cpus_list"), (base + "thread_siblings", base + "thread_siblings_list"))
             for sibling in members.intersection(siblings or ()):
                 leader.setdefault(sibling, cpu)
     processors = {} if len(leader) == len(online) else info.processors()
@@ -233,7 +240,7 @@ def _sockets(root, cores):
     packages = set()
     for core in cores:
         base = f"{_CPU}/cpu{core['cpus'][0]}/topology/"
-        names = ((base + "package_cpus_list", base + "package_cpus"), (base + "core_siblings_list", base + "core_siblings"))
+        names = ((base + "package_cpus", base + "package_cpus_list"), (base + "core_siblings", base + "core_siblings_list"))
         siblings = _group(root, core["cpus"][0], *names)
         if not siblings:
             return None
@@ -280,11 +287,13 @@ def _memory_bytes(root, node):
 
 
 def _distances(root, node, ids):
-    """Return {"other node": distance}; {} where the machine does not tell them, or tells them for other nodes than it has."""
+    """Return {"other node": distance}; {} where the machine does not tell them. They are those of the nodes online, in order."""
     values = (root.read(f"{_NODE}/node{node}/distance") or "").split()
-    if len(values) != len(ids) or not all(value.isdigit() for value in values):
+    if not all(re.match(r"[0-9]{1,9}\Z", value) for value in values):
         return {}
-    return {str(other): int(value) for other, value in zip(ids, values)}
+    if len(values) != len(ids):
+        ids = _cpus(root, _NODE + "/possible") or []
+    return {str(other): int(value) for other, value in zip(ids, values)} if len(values) == len(ids) else {}
 
 
 def _hugepages(root, node):
