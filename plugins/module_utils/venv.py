@@ -106,14 +106,15 @@ def explain(output, python, index):
         package = re.search(r"^\s+(\S+==\S+|\S+).*--hash=", output, re.MULTILINE)
         return f"the lock is incomplete: {package.group(1) if package else 'a package'} has no hash in it; make the lock anew"
     missing = re.search(r"(?:No matching distribution found for|satisfies the requirement) (\S+)", output)
+    # The most telling of what urllib3 says about one failed attempt, without the quotes and objects around it.
     unreachable = re.search(
-        r"(?:Failed to establish a new connection|NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|SSLError|"
-        r"SSLCertVerificationError|Could not fetch URL|Connection to \S+ timed out|Max retries exceeded)[^\n]*",
+        r"Failed to establish a new connection[^'\"\n]*|Failed to resolve [^\n]*?\)|CERTIFICATE_VERIFY_FAILED[^'\"\n]*|Cannot connect to proxy|"
+        r"Connection to \S+ timed out|Read timed out|Max retries exceeded|Could not fetch URL \S+",
         output,
     )
     if unreachable:
         where = index.get("index_url") or "the index"
-        return f"{where} cannot be reached ({unreachable.group(0).strip()[:200]}): set the index, the proxy or the CA bundle, or give a wheelhouse"
+        return f"{where} cannot be reached ({unreachable.group(0).rstrip(')')}): set the index, the proxy or the CA bundle, or give a wheelhouse"
     if missing:
         where = f"the wheelhouse {index['wheelhouse']}" if index.get("wheelhouse") else "the index"
         return f"{where} has no wheel of {missing.group(1)} for Python {python} on this machine: use a Python that it has wheels for, or the right index"

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run one measurement of the benchmark on this node, or sum up those of a run.
+
+    measure.py step JSON          run it, print its result and append it to RUN/steps.jsonl
+    measure.py summary RUN JSON   print {"steps": […], "ratios": {…}} and write it to RUN/results.json
+
+A step is {"name", "program", "arguments", "framework", "environment", "instances", "seconds", "timeout", "run", "venvs", "first"}.
+"instances" are those of the placement filter ("cpus" and "memory_node" null: not bound); none means one process that nothing is set for.
+A step whose framework is not installed is skipped with that reason.
+Needs Python 3.8 and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+class Stop(Exception):
+    """A sentence for the user."""
+
+
+def cpus(cpulist):
+    """Return the set of ids in a kernel cpulist."""
+    ranges = [part.split("-") for part in cpulist.split(",")]
+    return {number for ends in ranges for number in range(int(ends[0]), int(ends[-1]) + 1)}
+
+
+def start(step, python, instance):
+    """Start one instance, on its CPUs and memory where it has any."""
+    command = [python, str(HERE / step["program"]), *step["arguments"], str(step["seconds"])]
+    environment = {**os.environ, **(instance or {}).get("env", {}), **step["environment"]}
+    bind = None
+    if instance:
+        if instance["memory_node"] is not None and len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) > 1:
+            if not shutil.which("numactl"):
+                raise Stop("this node has several NUMA nodes and no numactl to bind memory with: install Debian's numactl")
+            option = "--interleave" if instance["memory_policy"] == "interleave" else "--membind"
+            command = ["numactl", f"{option}={instance['memory_node']}", *command]
+        if instance["cpus"]:
+            wanted = cpus(instance["cpus"])
+
+            def bind():
+                os.sched_setaffinity(0, wanted)
+
+    return subprocess.Popen(
+        command, env=environment, cwd="/", preexec_fn=bind, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def first_lines(processes, deadline):
+    """Wait until each process has printed a line, and return them; raises Stop after `deadline`."""
+    waiting, lines = selectors.DefaultSelector(), {}
+    for process in processes:
+        waiting.register(process.stdout, selectors.EVENT_READ, process)
+    while len(lines) < len(processes):
+        left = deadline - time.monotonic()
+        ready = waiting.select(max(left, 0))
+        if not ready:
+            raise Stop("it was not ready in time")
+        for key, _events in ready:
+            lines[key.data] = key.fileobj.readline()
+            waiting.unregister(key.fileobj)
+    return lines
+
+
+def run(step):
+    """Return the result of a step: the sum of its instances' rates, the worst of their times."""
+    python = Path(step["venvs"]) / step["framework"] / "current" / "bin" / "python"
+    result = {"name": step["name"], "framework": step["framework"], "instances": len(step["instances"]) or None}
+    if not python.exists():
+        return {**result, "skipped": f"{step['framework']} is not installed (frameworks_install)"}
+    processes = []
+    deadline = time.monotonic() + step["timeout"]
+    try:
+        for instance in step["instances"] or [None]:
+            processes.append(start(step, str(python), instance))
+        for process, line in first_lines(processes, deadline).items():
+            if line.strip() != "ready":
+                raise Stop(f"it ended before it was ready: {(process.communicate()[1].strip() or line)[-1500:]}")
+        found = []
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in processes:
+            out, err = process.communicate(timeout=max(deadline - time.monotonic(), 1))
+            if process.returncode:
+                raise Stop(f"it ended with status {process.returncode}: {err.strip()[-1500:]}")
+            found.append(json.loads(out.strip().splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        raise Stop(f"it took longer than {step['timeout']} s") from None
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    together = {"per_second": sum, "calls": sum, "p50_ms": max, "p99_ms": max}
+    summed = {key: together[key](one[key] for one in found) if key in together else value for key, value in found[0].items()}
+    return {**result, **summed, "load": os.getloadavg()[0]}
+
+
+def ratios(steps, wanted):
+    """Return [{"what", "ratio"}] for `wanted`, a list of {"what", "of", "to", "by"}.
+
+    "by" is the figure compared: a rate (per_second, the higher the better) or a time (p50_ms, where the ratio is turned over, so that above 1 is
+    always better). A ratio of a step that was skipped has None and the reason.
+    """
+    known = {step["name"]: step for step in steps}
+    found = []
+    for one in wanted:
+        pair = [known.get(one[side], {"skipped": "not measured"}) for side in ("of", "to")]
+        reason = next((step["skipped"] for step in pair if "skipped" in step), None)
+        if reason:
+            found.append({"what": one["what"], "ratio": None, "reason": reason})
+            continue
+        above, below = (step[one["by"]] for step in pair)
+        found.append({"what": one["what"], "ratio": round(below / above if one["by"].endswith("_ms") else above / below, 2)})
+    return found
+
+
+def table(summary):
+    """Return the summary in lines for people."""
+    lines = []
+    for step in summary["steps"]:
+        told = step.get("skipped") or "  ".join(
+            f"{value:.{digits}f} {unit}" for key, digits, unit in (("per_second", 1, "a second"), ("p50_ms", 1, "ms p50"), ("p99_ms", 1, "ms p99"))
+            for value in [step.get(key)] if value is not None
+        )  # fmt: skip
+        facts = [f"{key} {step[key]}" for key in ("accuracy", "kernels") if step.get(key)]
+        lines.append(f"{step['name']}: {'  '.join([told, *facts])}")
+    for one in summary["ratios"]:
+        lines.append(f"{one['what']}: {one['ratio']}x" if one["ratio"] else f"{one['what']}: not measured ({one['reason']})")
+    return lines
+
+
+def main(arguments):
+    if arguments[:1] == ["step"]:
+        step = json.loads(arguments[1])
+        try:
+            result = run(step)
+        except (Stop, OSError, ValueError) as error:
+            raise SystemExit(f"{step['name']}: {error}") from None
+        with open(Path(step["run"]) / "steps.jsonl", "w" if step["first"] else "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(result) + "\n")
+        print(json.dumps(result))
+    else:
+        directory = Path(arguments[1])
+        steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
+        summary = {"steps": steps, "ratios": ratios(steps, json.loads(arguments[2]))}
+        summary["table"] = table(summary)
+        (directory / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

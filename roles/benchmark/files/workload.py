@@ -1,0 +1,40 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the workloads share: they make ready, wait until all instances are, measure for a time, and print one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def measure(operation, seconds, units=1, **about):
+    """Call `operation` for `seconds` and print what came out of it.
+
+    A call counts as `units` (images, samples). Printed are {"per_second": units, "p50_ms", "p99_ms": of a call, "calls"} and `about`.
+    One line "ready" goes out first, and one line on stdin is waited for, so that instances that run side by side are measured at the same time.
+    """
+    operation()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    times = []
+    begin = now = time.perf_counter()
+    while now - begin < seconds or not times:
+        operation()
+        end = time.perf_counter()
+        times.append(end - now)
+        now = end
+    report(times, now - begin, units, **about)
+
+
+def report(times, elapsed, units, **about):
+    """Print the result of calls that took `times` seconds each and `elapsed` together."""
+    times = sorted(times)
+    found = {
+        "per_second": len(times) * units / elapsed,
+        "p50_ms": 1000 * times[len(times) // 2],
+        "p99_ms": 1000 * times[min(len(times) - 1, len(times) * 99 // 100)],
+        "calls": len(times),
+    }
+    print(json.dumps({**found, **about}), flush=True)
