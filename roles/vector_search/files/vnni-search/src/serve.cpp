@@ -8,25 +8,20 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <charconv>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <sstream>
 
 #include "cli.hpp"
 #include "index.hpp"
 #include "serve_http.hpp"
+#include "serve_options.hpp"
 #include "serve_pool.hpp"
 #include "serve_protocol.hpp"
 
@@ -67,7 +62,8 @@ void notify_systemd(const std::string& state) {
     if (path[0] == '@') to.sun_path[0] = '\0';
     const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return;
-    sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&to), static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path)));
+    sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&to),
+           static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path)));
     close(fd);
 }
 
@@ -78,180 +74,11 @@ microseconds watchdog_interval() {
     return microseconds(std::atoll(interval));
 }
 
-// ---- options
-
-struct Options {
-    std::string index, name = "search", admin, api_key_file, admin_key_file;
-    std::vector<std::string> listen;
-    std::vector<int> cpus;  // empty: those of the affinity mask
-    OpenOptions open;
-    Defaults defaults;
-    http::Limits http;
-    uint64_t max_queries = 16384;
-    size_t workers = 0, io_threads = 0, queue = 4096;
-    milliseconds drain_delay{0}, drain_timeout{30'000};
-};
-
-struct UsageError : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-template <class T> T number(const std::string& text, T smallest, T largest) {
-    T value{};
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || !(value >= smallest && value <= largest)) {
-        std::ostringstream why;
-        why << "\"" << text << "\" is not a number from " << smallest << " to " << largest;
-        throw UsageError(why.str());
-    }
-    return value;
-}
-
-milliseconds seconds(const std::string& text) { return milliseconds(std::llround(number<double>(text, 0, 86400) * 1000)); }
-
-struct Option {
-    const char *name, *value, *help;
-    std::function<void(const std::string&)> set;
-};
-
-std::vector<Option> option_table(Options& o) {
-    return {
-            {"index", "FILE", "the index to serve", [&](auto& v) { o.index = v; }},
-            {"mode", "MODE", "ram (copied into huge pages), mmap (a restart loads nothing) or split (refinement copy on disk) [ram]", [&](auto& v) { o.open.mode = mode_from(v); }},
-            {"numa-node", "N", "where the index's memory is placed; -1: where the process runs [-1]", [&](auto& v) { o.open.numa_node = number(v, -1, 1023); }},
-            {"name", "NAME", "the model's name in /v2/models/NAME [search]",
-              [&](auto& v) {
-                  if (v.empty() || v.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != v.npos)
-                      throw UsageError("\"" + v + "\" is not a name of letters, digits and ._-");
-                  o.name = v;
-              }},
-            {"listen", "ADDRESS", "IP:PORT or unix:/PATH, any number of them [127.0.0.1:8000]", [&](auto& v) { o.listen.push_back(v); }},
-            {"admin", "ADDRESS", "the listener for status, swap and writes; loopback or unix:/PATH unless it has a key [none]", [&](auto& v) { o.admin = v; }},
-            {"api-key-file", "FILE", "clients must send \"Authorization: Bearer KEY\", except to /v2/health", [&](auto& v) { o.api_key_file = v; }},
-            {"admin-key-file", "FILE", "the same for the admin listener", [&](auto& v) { o.admin_key_file = v; }},
-            {"cpus", "CPULIST", "CPUs for the workers, such as 0-3,8; one worker a physical core [the affinity mask]", [&](auto& v) { o.cpus = parse_cpulist(v); }},
-            {"workers", "N", "no more workers than this [one a physical core]", [&](auto& v) { o.workers = number<size_t>(v, 1, 4096); }},
-            {"io-threads", "N", "threads for HTTP [one for 8 workers]", [&](auto& v) { o.io_threads = number<size_t>(v, 1, 256); }},
-            {"queue", "QUERIES", "queries that may wait for a worker; more are answered with 429 [4096]", [&](auto& v) { o.queue = number<size_t>(v, 1, 1 << 24); }},
-            {"k", "K", "results for a request that does not say [10]", [&](auto& v) { o.defaults.k = number<uint32_t>(v, 1, 1000); }},
-            {"ef", "EF", "effort for a request that does not say; excludes recall-target", [&](auto& v) { o.defaults.ef = number<uint32_t>(v, 1, 100000); }},
-            {"recall-target", "R", "recall for a request that does not say, 0.5 to 0.999 [0.95]", [&](auto& v) { o.defaults.recall_target = number<float>(v, 0.5f, 0.999f); }},
-            {"max-queries", "N", "queries in one request [16384]", [&](auto& v) { o.max_queries = number<uint64_t>(v, 1, 1 << 24); }},
-            {"max-body", "BYTES", "largest request body; larger ones are answered with 413 [16777216]", [&](auto& v) { o.http.body_bytes = number<size_t>(v, 1024, size_t{1} << 30); }},
-            {"max-pending", "BYTES", "request bodies held at a time [268435456]", [&](auto& v) { o.http.pending_bytes = number<size_t>(v, 1024, size_t{1} << 40); }},
-            {"max-header", "BYTES", "largest request header; larger ones are answered with 431 [8192]", [&](auto& v) { o.http.header_bytes = number<size_t>(v, 256, 1 << 20); }},
-            {"max-connections", "N", "connections of one listener [1024]", [&](auto& v) { o.http.connections = number<size_t>(v, 1, 1 << 20); }},
-            {"idle-timeout", "SECONDS", "a connection may wait so long between requests [60]", [&](auto& v) { o.http.idle = seconds(v); }},
-            {"request-timeout", "SECONDS", "a client may take so long to send a request, and to take the answer [10]", [&](auto& v) { o.http.request = seconds(v); }},
-            {"drain-delay", "SECONDS", "after SIGTERM, serve so long while not ready, for balancers to notice [0]", [&](auto& v) { o.drain_delay = seconds(v); }},
-            {"drain-timeout", "SECONDS", "then wait so long for requests under way [30]", [&](auto& v) { o.drain_timeout = seconds(v); }},
-    };
-}
-
-std::string help(const std::vector<Option>& table) {
-    std::ostringstream text;
-    text << "usage: vnni-search serve --index FILE [options]\n\n"
-                    "Serves an index by the Open Inference Protocol (KServe v2, REST): queries FP32 [n, d] in, ids INT64 [n, k] and\n"
-                    "distances FP32 [n, k] out, as JSON or binary tensors. Where fewer than k rows are found, ids end in -1 and\n"
-                    "distances in 3.4028235e38. Request parameters: k, ef or recall_target, filter.\n"
-                    "GET /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME, /metrics; POST /v2/models/NAME/infer.\n"
-                    "SIGHUP opens the index file anew and swaps to it; SIGTERM drains and ends.\n\n";
-    for (const auto& option : table) {
-        const std::string left = "  --" + std::string(option.name) + " " + option.value;
-        text << left << std::string(left.size() < 29 ? 29 - left.size() : 1, ' ') << option.help << "\n";
-    }
-    text << "  --config FILE              lines of \"option = value\", # for comments; options on the command line win\n"
-                    "  --help                     this text\n";
-    return text.str();
-}
-
-void set_option(const std::vector<Option>& table, const std::string& name, const std::string& value) {
-    for (const auto& option : table)
-        if (name == option.name) {
-            try {
-                return option.set(value);
-            } catch (const std::exception& e) {
-                throw UsageError("--" + name + ": " + e.what());
-            }
-        }
-    throw UsageError("there is no option --" + name);
-}
-
-std::string trim(const std::string& text) {
-    const auto first = text.find_first_not_of(" \t\r"), last = text.find_last_not_of(" \t\r");
-    return first == text.npos ? "" : text.substr(first, last - first + 1);
-}
-
-void read_config(const std::string& path, const std::vector<Option>& table, const std::set<std::string>& given) {
-    std::ifstream file(path);
-    if (!file) throw UsageError("--config: cannot read " + path);
-    std::string line;
-    for (int at = 1; std::getline(file, line); ++at) {
-        line = trim(line);
-        if (line.empty() || line[0] == '#') continue;
-        const auto equals = line.find('=');
-        if (equals == line.npos) throw UsageError(path + ":" + std::to_string(at) + ": not of the form option = value");
-        const std::string name = trim(line.substr(0, equals));
-        try {
-            if (!given.contains(name)) set_option(table, name, trim(line.substr(equals + 1)));
-        } catch (const UsageError& e) {
-            throw UsageError(path + ":" + std::to_string(at) + ": " + e.what());
-        }
-    }
-}
-
-/// Nothing when help was asked for.
-std::optional<Options> parse_options(int argc, char** argv) {
-    Options o;
-    const auto table = option_table(o);
-    std::vector<std::pair<std::string, std::string>> given;
-    for (int i = 2; i < argc; ++i) {
-        std::string name = argv[i];
-        if (name == "--help" || name == "-h") return std::cout << help(table), std::nullopt;
-        if (!name.starts_with("--")) throw UsageError("unexpected argument \"" + name + "\"");
-        const auto equals = name.find('=');
-        if (equals == name.npos && i + 1 == argc) throw UsageError(name + " needs a value");
-        given.emplace_back(name.substr(2, equals == name.npos ? equals : equals - 2), equals == name.npos ? argv[++i] : name.substr(equals + 1));
-    }
-    std::set<std::string> names;
-    for (const auto& [name, value] : given) names.insert(name);
-    for (const auto& [name, value] : given)
-        if (name == "config") read_config(value, table, names);
-    for (const auto& [name, value] : given)
-        if (name != "config") set_option(table, name, value);
-    if (o.index.empty()) throw UsageError("--index is missing");
-    if (o.defaults.ef && o.defaults.recall_target > 0) throw UsageError("give --ef or --recall-target, not both");
-    if (o.listen.empty()) o.listen.push_back("127.0.0.1:8000");
-    return o;
-}
-
-/// The key in `path`, which others must not be able to read. Empty when no file is named.
-std::string read_key(const std::string& path) {
-    if (path.empty()) return "";
-    struct stat st {};
-    std::ifstream file(path);
-    if (!file || stat(path.c_str(), &st) != 0) throw UsageError("cannot read the key file " + path);
-    if (st.st_mode & S_IROTH) throw UsageError("the key file " + path + " is readable by every user; chmod 0640 it");
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    text = text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
-    if (text.size() < 16 || text.size() > 1024 || text.find_first_of(" \t\r\n") != text.npos) throw UsageError("the key file " + path + " must hold one key of 16 to 1024 characters without blanks");
-    return text;
-}
-
-std::vector<int> worker_cpus(const Options& o) {
-    const std::vector<int> allowed = allowed_cpus();
-    std::vector<int> cpus = o.cpus.empty() ? allowed : o.cpus;
-    for (int cpu : cpus)
-        if (!std::binary_search(allowed.begin(), allowed.end(), cpu)) throw UsageError("--cpus: CPU " + std::to_string(cpu) + " is offline or outside of this process's affinity mask");
-    cpus = one_per_core(cpus);
-    if (o.workers && o.workers < cpus.size()) cpus.resize(o.workers);
-    return cpus;
-}
-
 // ---- the service
 
 constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};  // s
 constexpr size_t kBucketCount = std::size(kBuckets) + 1;
+const std::string kDraining = "the server is draining";
 
 /// What belongs to one worker: its searcher, and counters that no other thread writes.
 struct alignas(64) WorkerState {
@@ -270,25 +97,17 @@ struct alignas(64) WorkerState {
 
 class Service {
  public:
-    Service(const Options& o, const std::vector<int>& cpus)
-            : options_(o),
-                api_key_(read_key(o.api_key_file)),
-                admin_key_(read_key(o.admin_key_file)),
-                states_(cpus.size()),
-                server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (cpus.size() + 7) / 8), encode_error),
-                pool_(cpus, o.queue, [this](size_t worker) { states_[worker].use(index()); }) {}
+    explicit Service(const Options& o)
+        : options_(o),
+          states_(o.cpus.size()),
+          server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (o.cpus.size() + 7) / 8), encode_error),
+          pool_(o.cpus, o.queue, [this](size_t worker) { states_[worker].use(index()); }) {}
 
     int run();
 
  private:
     friend struct SearchJob;
-    struct Outcome {  // of opening an index
-        std::string error;
-        double seconds;
-    };
-
     const Options options_;
-    const std::string api_key_, admin_key_;
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
@@ -311,12 +130,12 @@ class Service {
     /// Empty when ready, else the reason.
     std::string not_ready() const {
         std::lock_guard lock(mutex_);
-        return stopping_ ? "the server is draining" : index_ ? "" : not_ready_;
+        return stopping_ ? kDraining : index_ ? "" : not_ready_;
     }
 
     void errand(std::function<void()> work);
     void maintain();
-    Outcome open(const std::string& path);
+    std::string open(std::string path);
 
     void route(http::Request request, http::Reply reply, bool admin);
     void infer(http::Request request, http::Reply reply);
@@ -332,11 +151,12 @@ http::Response error_response(unsigned status, const std::string& message) { ret
 /// between its parsing and its search.
 struct SearchJob : Job {
     SearchJob(Service& service, http::Request request, http::Reply reply, std::shared_ptr<const Index> index)
-            : service(service), request(std::move(request)), reply(std::move(reply)), index(std::move(index)) {}
+        : service(service), request(std::move(request)), reply(std::move(reply)), index(std::move(index)) {}
 
     size_t prepare() override {
         try {
-            infer = parse_infer(request.body, request.inference_header_length, {.dim = index->dim(), .max_queries = service.options_.max_queries}, service.options_.defaults);
+            infer = parse_infer(request.body, request.inference_header_length, {.dim = index->dim(), .max_queries = service.options_.max_queries},
+                                service.options_.defaults);
             request.body = {};
             ids.resize(infer.n * infer.k);
             distances.resize(infer.n * infer.k);
@@ -359,7 +179,8 @@ struct SearchJob : Job {
             for (size_t i = begin; i < end; ++i) {
                 int64_t* row_ids = ids.data() + i * infer.k;
                 float* row_distances = distances.data() + i * infer.k;
-                const uint32_t found = state.searcher->search(infer.queries.data() + i * index->dim(), options, reinterpret_cast<uint64_t*>(row_ids), row_distances);
+                const uint32_t found =
+                    state.searcher->search(infer.queries.data() + i * index->dim(), options, reinterpret_cast<uint64_t*>(row_ids), row_distances);
                 pad_row(row_ids, row_distances, found, infer.k);
                 compared += state.searcher->stats().distances;
                 hops += state.searcher->stats().hops;
@@ -453,12 +274,14 @@ std::optional<http::Response> Service::describe(std::string_view path, bool& is_
         path.remove_prefix(result.size());
         return result;
     };
-    if (const auto name = segment(); name != options_.name) return error_response(404, "there is no model \"" + std::string(name) + "\"; this server has \"" + options_.name + "\"");
+    if (const auto name = segment(); name != options_.name)
+        return error_response(404, "there is no model \"" + std::string(name) + "\"; this server has \"" + options_.name + "\"");
     const auto current = index();
     if (take("/versions/")) {
         const auto version = segment();
         if (!current || version != std::to_string(current->version()))
-            return error_response(404, "there is no version \"" + std::string(version) + "\"" + (current ? "; this server has " + std::to_string(current->version()) : ""));
+            return error_response(404, "there is no version \"" + std::string(version) + "\"" +
+                                           (current ? "; this server has " + std::to_string(current->version()) : ""));
     }
     if (path == "/infer") return is_infer = true, std::nullopt;
     if (path == "/ready") return readiness({{"name", options_.name}});
@@ -468,14 +291,16 @@ std::optional<http::Response> Service::describe(std::string_view path, bool& is_
 }
 
 void Service::route(http::Request request, http::Reply reply, bool admin) {
-    const std::string& key = admin ? admin_key_ : api_key_;
+    const std::string& key = admin ? options_.admin_key : options_.api_key;
     const bool probe = request.path.starts_with("/v2/health/");
     constexpr std::string_view bearer = "Bearer ";
     if (!key.empty() && !probe) {
         const bool has_key = request.authorization.starts_with(bearer);
-        if (!has_key || !same_secret(std::string_view(request.authorization).substr(bearer.size()), key)) return reply(error_response(401, "a valid API key is required"));
+        if (!has_key || !same_secret(std::string_view(request.authorization).substr(bearer.size()), key))
+            return reply(error_response(401, "a valid API key is required"));
     }
-    if (!request.content_encoding.empty() && request.content_encoding != "identity") return reply(error_response(415, "Content-Encoding " + request.content_encoding + " is not supported"));
+    if (!request.content_encoding.empty() && request.content_encoding != "identity")
+        return reply(error_response(415, "Content-Encoding " + request.content_encoding + " is not supported"));
 
     const auto only = [&](const std::string& method) {
         if (request.method == method) return true;
@@ -488,9 +313,8 @@ void Service::route(http::Request request, http::Reply reply, bool admin) {
         if (!only("POST")) return;
         const auto named = parse_path(request.body);
         return errand([this, named, reply] {
-            std::string path = named ? *named : path_;
-            const Outcome outcome = open(path);
-            reply(outcome.error.empty() ? status() : error_response(422, outcome.error));
+            const std::string error = open(named ? *named : path_);
+            reply(error.empty() ? status() : error_response(422, error));
         });
     }
     bool is_infer = false;
@@ -514,7 +338,7 @@ void Service::maintain() {
         {
             std::unique_lock lock(mutex_);
             changed_.wait(lock, [this] { return stopping_ || !errands_.empty(); });
-            if (stopping_) return;
+            if (errands_.empty()) return;  // those that wait when the server stops are answered, too
             work = std::move(errands_.front());
             errands_.pop_front();
         }
@@ -522,60 +346,69 @@ void Service::maintain() {
     }
 }
 
-/// Opens and verifies the index at `path` and swaps to it. The one in service goes on until then, and when this fails.
-/// On the maintenance thread only.
-Service::Outcome Service::open(const std::string& path) {
+/// Opens and verifies the index at `path` and swaps to it; the one in service goes on until then, and for good when this
+/// fails. Returns why it failed. On the maintenance thread only, which is the only one to write `path_`.
+std::string Service::open(std::string path) {
     const auto started = Clock::now();
-    Outcome outcome{};
+    const bool reload = index() != nullptr;
+    if (not_ready() == kDraining) return kDraining;
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    const bool reload = index() != nullptr;
     if (reload) notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
-    opening_ = true;
     std::shared_ptr<const Index> opened;
+    std::string error;
+    opening_ = true;
     try {
         opened = Index::open(path, options_.open);
     } catch (const std::exception& e) {
-        outcome.error = e.what();
+        error = e.what();
     }
     opening_ = false;
-    outcome.seconds = std::chrono::duration<double>(Clock::now() - started).count();
+    {
+        std::lock_guard lock(mutex_);
+        if (opened)
+            index_ = opened, path_ = path;
+        else if (!reload)
+            not_ready_ = error;
+    }
     if (opened) {
-        {
-            std::lock_guard lock(mutex_);
-            index_ = opened;
-            path_ = path;
-        }
-        pool_.wake_all();  // idle workers let go of the old index
         ++swaps_;
-        log("info", "serving", {{"index", path}, {"version", opened->version()}, {"rows", opened->size()}, {"dim", opened->dim()}, {"metric", name(opened->metric())}, {"seconds", outcome.seconds}});
+        pool_.wake_all();  // idle workers let go of the old index
+        const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
+        log("info", "serving",
+            {{"index", path}, {"version", opened->version()}, {"rows", opened->size()}, {"dim", opened->dim()}, {"seconds", seconds}});
         notify_systemd("READY=1\nSTATUS=serving " + path);
     } else {
         ++failed_swaps_;
-        log("error", reload ? "the new index was refused, the old one goes on" : "the index was refused", {{"index", path}, {"reason", outcome.error}});
-        if (!reload) {
-            std::lock_guard lock(mutex_);
-            not_ready_ = outcome.error;
-        }
-        notify_systemd((reload ? "READY=1\nSTATUS=kept the old index: " : "STATUS=not ready: ") + outcome.error);
+        log("error", reload ? "the new index was refused, the old one goes on" : "the index was refused", {{"index", path}, {"reason", error}});
+        notify_systemd((reload ? "READY=1\nSTATUS=kept the old index: " : "STATUS=not ready: ") + error);
     }
-    return outcome;
+    return error;
 }
 
 http::Response Service::status() const {
     const auto current = index();
     const std::string why = not_ready();
-    json body{{"ready", why.empty()}, {"model", options_.name}, {"workers", pool_.workers()}, {"kernel", kernel_name()}, {"queue_depth", pool_.waiting()}, {"swaps", swaps_.load()}, {"failed_swaps", failed_swaps_.load()}};
+    json body{{"ready", why.empty()},           {"model", options_.name}, {"workers", pool_.workers()},          {"kernel", kernel_name()},
+              {"queue_depth", pool_.waiting()}, {"swaps", swaps_.load()}, {"failed_swaps", failed_swaps_.load()}};
     if (!why.empty()) body["reason"] = why;
     if (current)
-        body["index"] = {{"path", current->path()}, {"version", current->version()}, {"rows", current->size()}, {"dim", current->dim()}, {"metric", name(current->metric())}, {"mode", name(options_.open.mode)}, {"memory_bytes", current->memory_bytes()}};
+        body["index"] = {{"path", current->path()},
+                         {"version", current->version()},
+                         {"rows", current->size()},
+                         {"dim", current->dim()},
+                         {"metric", name(current->metric())},
+                         {"mode", name(options_.open.mode)},
+                         {"memory_bytes", current->memory_bytes()}};
     return json_response(body.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 std::string Service::metrics() const {
     std::ostringstream text;
     text.precision(15);
-    const auto family = [&](const char* metric, const char* type, const char* help_text) { text << "# HELP vnni_search_" << metric << " " << help_text << "\n# TYPE vnni_search_" << metric << " " << type << "\n"; };
+    const auto family = [&](const char* metric, const char* type, const char* help_text) {
+        text << "# HELP vnni_search_" << metric << " " << help_text << "\n# TYPE vnni_search_" << metric << " " << type << "\n";
+    };
     const auto one = [&](const char* metric, const char* type, const char* help_text, auto value) {
         family(metric, type, help_text);
         text << "vnni_search_" << metric << " " << value << "\n";
@@ -601,14 +434,15 @@ std::string Service::metrics() const {
         b < std::size(kBuckets) ? text << kBuckets[b] : text << "+Inf";
         text << "\"} " << count << "\n";
     }
-    text << "vnni_search_request_duration_seconds_sum " << static_cast<double>(sum(&WorkerState::microseconds)) / 1e6 << "\nvnni_search_request_duration_seconds_count " << count << "\n";
+    text << "vnni_search_request_duration_seconds_sum " << static_cast<double>(sum(&WorkerState::microseconds)) / 1e6
+         << "\nvnni_search_request_duration_seconds_count " << count << "\n";
 
     family("http_responses_total", "counter", "Responses by status");
     for (size_t code = 0; code < http.responses.size(); ++code)
         if (const uint64_t n = http.responses[code]) text << "vnni_search_http_responses_total{code=\"" << code << "\"} " << n << "\n";
     family("rejected_total", "counter", "Requests and connections turned away for load");
-    text << "vnni_search_rejected_total{reason=\"queue\"} " << rejected_ << "\nvnni_search_rejected_total{reason=\"connections\"} " << http.refused_connections
-              << "\nvnni_search_rejected_total{reason=\"bodies\"} " << http.refused_bodies << "\n";
+    text << "vnni_search_rejected_total{reason=\"queue\"} " << rejected_ << "\nvnni_search_rejected_total{reason=\"connections\"} "
+         << http.refused_connections << "\nvnni_search_rejected_total{reason=\"bodies\"} " << http.refused_bodies << "\n";
     one("connections", "gauge", "Open connections", http.connections.load());
     one("queue_depth", "gauge", "Queries waiting for a worker", pool_.waiting());
     one("queue_capacity", "gauge", "Queries that may wait", options_.queue);
@@ -619,23 +453,21 @@ std::string Service::metrics() const {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     family("page_faults_total", "counter", "Page faults of the process; major ones waited for storage");
-    text << "vnni_search_page_faults_total{type=\"minor\"} " << usage.ru_minflt << "\nvnni_search_page_faults_total{type=\"major\"} " << usage.ru_majflt << "\n";
+    text << "vnni_search_page_faults_total{type=\"minor\"} " << usage.ru_minflt << "\nvnni_search_page_faults_total{type=\"major\"} "
+         << usage.ru_majflt << "\n";
     if (current) {
         one("index_rows", "gauge", "Rows that a search can return", current->size());
         one("index_memory_bytes", "gauge", "Bytes of the index's sections", current->memory_bytes());
         family("index_info", "gauge", "The index in service");
-        text << "vnni_search_index_info{model=\"" << options_.name << "\",version=\"" << current->version() << "\",metric=\"" << name(current->metric()) << "\",dim=\"" << current->dim() << "\",mode=\""
-                  << name(options_.open.mode) << "\"} 1\n";
+        text << "vnni_search_index_info{model=\"" << options_.name << "\",version=\"" << current->version() << "\",metric=\""
+             << name(current->metric()) << "\",dim=\"" << current->dim() << "\",mode=\"" << name(options_.open.mode) << "\"} 1\n";
     }
     family("build_info", "gauge", "The program");
     text << "vnni_search_build_info{version=\"" << kVersion << "\",kernel=\"" << kernel_name() << "\"} 1\n";
     return text.str();
 }
 
-bool is_local(const std::string& address) { return address.starts_with("unix:") || address.starts_with("127.") || address.starts_with("[::1]:"); }
-
 int Service::run() {
-    if (!options_.admin.empty() && admin_key_.empty() && !is_local(options_.admin)) throw UsageError("--admin " + options_.admin + " is reachable from other hosts: give --admin-key-file, or a loopback or unix: address");
     const auto listen = [this](const std::string& address, bool admin) {
         const std::string bound = server_.listen(address, [this, admin](http::Request request, http::Reply reply) {
             try {
@@ -658,14 +490,17 @@ int Service::run() {
     for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
     const microseconds watchdog = watchdog_interval();
     const microseconds tick = watchdog.count() ? watchdog / 3 : microseconds(10'000'000);
-    // Waits for a signal and gives signs of life meanwhile; 0 when `time` passed without one.
+    const auto sign_of_life = [&] {
+        if (opening_) notify_systemd("EXTEND_TIMEOUT_USEC=60000000");
+        if (watchdog.count() && pool_.oldest_heartbeat() < watchdog && server_.alive()) notify_systemd("WATCHDOG=1");
+    };
+    // Waits for a signal; 0 when `time` passed without one.
     const auto wait = [&](microseconds time) {
         for (auto end = Clock::now() + time;;) {
             const auto rest = std::clamp<microseconds>(duration_cast<microseconds>(end - Clock::now()), microseconds(0), tick);
             const timespec timeout{rest.count() / 1'000'000, rest.count() % 1'000'000 * 1000};
             if (const int signal = sigtimedwait(&signals, nullptr, &timeout); signal > 0) return signal;
-            if (opening_) notify_systemd("EXTEND_TIMEOUT_USEC=60000000");
-            if (watchdog.count() && pool_.oldest_heartbeat() < watchdog && server_.alive()) notify_systemd("WATCHDOG=1");
+            sign_of_life();
             if (Clock::now() >= end) return 0;
         }
     };
@@ -683,7 +518,10 @@ int Service::run() {
     changed_.notify_one();
     server_.refuse_keep_alive();
     wait(options_.drain_delay);
-    const bool drained = server_.drain(options_.drain_timeout);
+    server_.drain();
+    bool drained = false;
+    for (const auto end = Clock::now() + options_.drain_timeout; !drained && Clock::now() < end; sign_of_life())
+        drained = server_.wait_closed(std::min(duration_cast<milliseconds>(tick), duration_cast<milliseconds>(end - Clock::now())));
     log(drained ? "info" : "warning", drained ? "drained" : "ended with requests under way");
     if (opening_) _exit(0);  // reading a large index takes minutes, and nobody waits for it any more
     maintenance.join();
@@ -694,16 +532,15 @@ int Service::run() {
 
 int serve_main(int argc, char** argv) {
     try {
-        const auto options = parse_options(argc, argv);
+        const auto options = parse_options(argc - 2, argv + 2);  // after "vnni-search serve"
         if (!options) return 0;
-        const auto cpus = worker_cpus(*options);
         // Before the first thread: all inherit it, and the main thread takes these signals one by one.
         sigset_t signals;
         sigemptyset(&signals);
         for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
         pthread_sigmask(SIG_BLOCK, &signals, nullptr);
         signal(SIGPIPE, SIG_IGN);
-        Service service(*options, cpus);
+        Service service(*options);
         return service.run();
     } catch (const UsageError& e) {
         std::cerr << "vnni-search serve: " << e.what() << "\nSee vnni-search serve --help.\n";

@@ -12,6 +12,7 @@
 #include <boost/beast/http.hpp>
 #include <condition_variable>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 #include <thread>
 #include <unordered_set>
@@ -43,16 +44,26 @@ unsigned status_of(error_code ec) {
     return ec.category() == make_error_code(bhttp::error::bad_method).category() ? 400 : 0;
 }
 
+std::string http_date() {
+    char text[32];
+    const time_t now = time(nullptr);
+    tm utc{};
+    return std::string(text, strftime(text, sizeof text, "%a, %d %b %Y %T GMT", gmtime_r(&now, &utc)));
+}
+
 struct Endpoint {
     Protocol::endpoint address;
     std::string unix_path;  // empty for TCP
 };
 
 Endpoint parse_address(const std::string& text) {
-    const auto wrong = [&](const char* why) { return std::runtime_error("address \"" + text + "\": " + why + "; expected 127.0.0.1:8000, [::1]:8000 or unix:/path"); };
+    const auto wrong = [&](const char* why) {
+        return std::runtime_error("address \"" + text + "\": " + why + "; expected 127.0.0.1:8000, [::1]:8000 or unix:/path");
+    };
     if (text.starts_with("unix:")) {
         const std::string path = text.substr(5);
-        if (path.empty() || path[0] != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) throw wrong("not an absolute path of at most 107 characters");
+        if (path.empty() || path[0] != '/' || path.size() >= sizeof(sockaddr_un::sun_path))
+            throw wrong("not an absolute path of at most 107 characters");
         return {asio::local::stream_protocol::endpoint(path), path};
     }
     const auto colon = text.rfind(':');
@@ -69,7 +80,7 @@ Endpoint parse_address(const std::string& text) {
 
 /// Removes a socket that a process which is gone left behind; one that still answers is left alone.
 void remove_stale_socket(const Endpoint& endpoint) {
-    struct stat st {};
+    struct stat st{};
     if (lstat(endpoint.unix_path.c_str(), &st) != 0 || !S_ISSOCK(st.st_mode)) return;
     asio::io_context io;
     Protocol::socket probe(io);
@@ -92,12 +103,12 @@ struct Server::Impl {
         Session(Protocol::socket socket, Listener& listener) : stream(std::move(socket)), listener(listener) {}
         Stream stream;
         Listener& listener;
-        bool idle = false;   // waits for the first byte of a request; these two are touched on the stream's strand only
-        bool fresh = true;   // has not had a request yet
+        bool idle = false;  // waits for the first byte of a request; these two are touched on the stream's strand only
+        bool fresh = true;  // has not had a request yet
     };
 
     Impl(Limits limits, unsigned threads, ErrorBody error_body)
-            : limits(limits), thread_count(threads), error_body(std::move(error_body)), io(static_cast<int>(threads)) {}
+        : limits(limits), thread_count(threads), error_body(std::move(error_body)), io(static_cast<int>(threads)) {}
 
     const Limits limits;
     const unsigned thread_count;
@@ -144,6 +155,15 @@ struct Server::Impl {
         all_closed.notify_all();
     }
 
+    /// Closes the connections that wait for a request and have (`fresh`: never) had one.
+    void close_idle(bool fresh) {
+        std::lock_guard lock(mutex);
+        for (const auto& session : sessions)
+            asio::post(session->stream.get_executor(), [session, fresh] {
+                if (session->idle && session->fresh == fresh) session->stream.cancel();
+            });
+    }
+
     void start(Protocol::socket socket, Listener& listener) {
         ++counters.accepted;
         if (listener.connections >= limits.connections) return refuse(socket);
@@ -166,8 +186,9 @@ struct Server::Impl {
     void refuse(Protocol::socket& socket) {
         ++counters.refused_connections;
         const std::string body = error_body("too many connections");
-        const std::string text = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: " +
-                                                          std::to_string(body.size()) + "\r\n\r\n" + body;
+        const std::string text =
+            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: " +
+            std::to_string(body.size()) + "\r\n\r\n" + body;
         error_code ec;
         socket.non_blocking(true, ec);
         socket.write_some(asio::buffer(text), ec);
@@ -226,11 +247,13 @@ struct Server::Impl {
         auto message = parser.release();
         const bool keep_alive = message.keep_alive();
         Request request;
-        request.method = std::string(message.method_string());
+        const bool head = message.method() == bhttp::verb::head;  // answered like GET, without the body
+        request.method = head ? "GET" : std::string(message.method_string());
         request.path = std::string(message.target().substr(0, message.target().find('?')));
         request.authorization = std::string(message[bhttp::field::authorization]);
         request.content_encoding = std::string(message[bhttp::field::content_encoding]);
-        if (const auto it = message.find("Inference-Header-Content-Length"); it != message.end()) request.inference_header_length = std::string(it->value());
+        if (const auto it = message.find("Inference-Header-Content-Length"); it != message.end())
+            request.inference_header_length = std::string(it->value());
         request.body = std::move(message.body());
 
         stream.expires_never();
@@ -241,11 +264,12 @@ struct Server::Impl {
             });
         };
         Response response = co_await asio::async_initiate<const asio::use_awaitable_t<>, void(Response)>(submit, asio::use_awaitable);
-        co_return co_await write(session, std::move(response), keep_alive && !closing);
+        co_return co_await write(session, std::move(response), keep_alive && !closing, head);
     }
 
-    asio::awaitable<bool> write(Session& session, Response response, bool keep_alive) {
+    asio::awaitable<bool> write(Session& session, Response response, bool keep_alive, bool head) {
         bhttp::response<bhttp::string_body> message{static_cast<bhttp::status>(response.status), 11};
+        message.set(bhttp::field::date, http_date());
         message.set(bhttp::field::content_type, response.content_type);
         if (response.inference_header_length) message.set("Inference-Header-Content-Length", std::to_string(*response.inference_header_length));
         if (response.retry_after_s) message.set(bhttp::field::retry_after, std::to_string(response.retry_after_s));
@@ -254,6 +278,7 @@ struct Server::Impl {
         message.body() = std::move(response.body);
         message.keep_alive(keep_alive);
         message.prepare_payload();
+        if (head) message.body().clear();
         ++counters.responses[response.status];
         error_code ec;
         session.stream.expires_after(limits.request);
@@ -276,7 +301,7 @@ struct Server::Impl {
         response.status = status;
         response.body = error_body(message);
         response.retry_after_s = retry_after_s;
-        co_return co_await write(session, std::move(response), false);
+        co_return co_await write(session, std::move(response), false, false);
     }
 
     /// Closing a socket with unread data resets the connection and may take the answer with it: read on for a moment.
@@ -306,7 +331,8 @@ std::string Server::listen(const std::string& address, Handler handler) {
         listener->acceptor.open(endpoint.address.protocol());
         if (endpoint.unix_path.empty()) listener->acceptor.set_option(asio::socket_base::reuse_address(true));
         listener->acceptor.bind(endpoint.address);
-        if (!endpoint.unix_path.empty() && chmod(endpoint.unix_path.c_str(), 0660) != 0) throw boost::system::system_error(errno, boost::system::system_category());
+        if (!endpoint.unix_path.empty() && chmod(endpoint.unix_path.c_str(), 0660) != 0)
+            throw boost::system::system_error(errno, boost::system::system_category());
         listener->acceptor.listen();
     } catch (const boost::system::system_error& e) {
         throw std::runtime_error("cannot listen on " + address + ": " + e.code().message());
@@ -340,19 +366,19 @@ const Counters& Server::counters() const { return impl_->counters; }
 
 void Server::refuse_keep_alive() { impl_->closing = true; }
 
-bool Server::drain(milliseconds timeout) {
+void Server::drain() {
     impl_->closing = impl_->draining = true;
     for (auto& listener : impl_->listeners) asio::post(listener->acceptor.get_executor(), [this, &listener = *listener] { impl_->close(listener); });
-    std::unique_lock lock(impl_->mutex);
-    const auto wait = [&](milliseconds time) { return impl_->all_closed.wait_for(lock, time, [this] { return impl_->sessions.empty() && impl_->open_listeners == 0; }); };
-    const auto close_idle = [&](bool fresh) {
-        for (const auto& session : impl_->sessions) asio::post(session->stream.get_executor(), [session, fresh] {
-                if (session->idle && session->fresh == fresh) session->stream.cancel();
-            });
+    impl_->close_idle(false);
+}
+
+bool Server::wait_closed(milliseconds timeout) {
+    const auto wait = [&](milliseconds time) {
+        std::unique_lock lock(impl_->mutex);
+        return impl_->all_closed.wait_for(lock, time, [this] { return impl_->sessions.empty() && impl_->open_listeners == 0; });
     };
-    close_idle(false);
     if (wait(std::min(timeout, kGrace))) return true;
-    close_idle(true);
+    impl_->close_idle(true);
     return wait(timeout - std::min(timeout, kGrace));
 }
 

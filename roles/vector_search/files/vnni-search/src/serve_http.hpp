@@ -29,8 +29,8 @@ struct Response {
     std::string body;
     std::string content_type = "application/json";
     std::optional<size_t> inference_header_length = std::nullopt;
-    std::string allow = {};        // for 405
-    unsigned retry_after_s = 0;    // 0: no such header
+    std::string allow = {};      // for 405
+    unsigned retry_after_s = 0;  // 0: no such header
 };
 
 /// Answers a request; called exactly once, from any thread.
@@ -70,8 +70,10 @@ class Server {
 
     /// From now on answers carry "Connection: close".
     void refuse_keep_alive();
-    /// Stops accepting, closes idle connections and waits for the others. False when `timeout` passed before they ended.
-    bool drain(std::chrono::milliseconds timeout);
+    /// Stops accepting and closes idle connections; those under way, and those that the kernel had made, get their answer.
+    void drain();
+    /// After drain(): false when `timeout` passed before the last connection was closed.
+    bool wait_closed(std::chrono::milliseconds timeout);
 
  private:
     struct Impl;

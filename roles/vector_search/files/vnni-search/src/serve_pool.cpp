@@ -25,7 +25,8 @@ constexpr int kMaxCpu = 65536;
 
 }  // namespace
 
-Pool::Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle) : capacity_(capacity), idle_(std::move(idle)), state_(cpus.size()) {
+Pool::Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle)
+    : capacity_(capacity), idle_(std::move(idle)), state_(cpus.size()) {
     for (auto& s : state_) s.heartbeat = Clock::now();
     for (size_t i = 0; i < cpus.size(); ++i) {
         threads_.emplace_back([this, i] { work(i); });
@@ -139,7 +140,8 @@ std::vector<int> parse_cpulist(const std::string& text) {
     while (at < end) {
         const int first = number();
         const int last = at < end && *at == '-' ? (++at, number()) : first;
-        if (last < first || (at < end && (*at++ != ',' || at == end))) throw std::invalid_argument("cpulist \"" + text + "\" is not of the form 0-3,8");
+        if (last < first || (at < end && (*at++ != ',' || at == end)))
+            throw std::invalid_argument("cpulist \"" + text + "\" is not of the form 0-3,8");
         for (int cpu = first; cpu <= last; ++cpu) cpus.insert(cpu);
     }
     return {cpus.begin(), cpus.end()};

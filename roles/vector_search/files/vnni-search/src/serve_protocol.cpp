@@ -101,8 +101,8 @@ class Reader {
     bool first_row_ = false;
 
     bool at_data() const {  // root{ inputs[ { data
-        return stack_.size() == 3 && stack_[2]->is_object() && key_ == "data" && stack_[0]->is_object() &&
-                      stack_[0]->contains("inputs") && &(*stack_[0])["inputs"] == stack_[1];
+        return stack_.size() == 3 && stack_[2]->is_object() && key_ == "data" && stack_[0]->is_object() && stack_[0]->contains("inputs") &&
+               &(*stack_[0])["inputs"] == stack_[1];
     }
     json& place(json v) {
         if (in_data_ || at_data()) bad("\"data\" must be an array of numbers");
@@ -112,7 +112,8 @@ class Reader {
         return (*stack_.back())[key_] = std::move(v);
     }
     bool add(json v) { return place(std::move(v)), true; }
-    template <class T> bool number(T v) {
+    template <class T>
+    bool number(T v) {
         if (in_data_ == 0) return add(v);
         if (in_data_ == 1 && data.back().row) bad("\"data\" mixes numbers and arrays");
         data.back().add(v);
@@ -215,7 +216,8 @@ std::vector<Tensor> tensors(const Message& m) {
             if (!size->is_number_integer() || size->get<int64_t>() < 0) bad("\"binary_data_size\" must be an integer of bytes");
             const auto want = size->get<uint64_t>();
             if (want > m.binary.size() - taken)
-                bad(called + ": binary_data_size is " + std::to_string(want) + ", only " + std::to_string(m.binary.size() - taken) + " bytes are left in the body");
+                bad(called + ": binary_data_size is " + std::to_string(want) + ", only " + std::to_string(m.binary.size() - taken) +
+                    " bytes are left in the body");
             t.bytes = m.binary.substr(taken, want);
             taken += want;
         } else {
@@ -225,7 +227,8 @@ std::vector<Tensor> tensors(const Message& m) {
             if (t.numbers->size() != t.elements)
                 bad(called + ": the shape says " + std::to_string(t.elements) + " elements, \"data\" has " + std::to_string(t.numbers->size()));
             if (t.numbers->row && *t.numbers->row != t.shape.back())
-                bad(called + ": rows of \"data\" have " + std::to_string(*t.numbers->row) + " numbers, the shape says " + std::to_string(t.shape.back()));
+                bad(called + ": rows of \"data\" have " + std::to_string(*t.numbers->row) + " numbers, the shape says " +
+                    std::to_string(t.shape.back()));
         }
         result.push_back(std::move(t));
     }
@@ -234,9 +237,11 @@ std::vector<Tensor> tensors(const Message& m) {
 }
 
 /// The tensor's bytes as T, when it is of the datatype and size that T needs.
-template <class T> std::vector<T> raw(const Tensor& t) {
+template <class T>
+std::vector<T> raw(const Tensor& t) {
     if (t.bytes.size() != t.elements * sizeof(T))
-        bad("input " + quote(t.name) + ": the shape needs " + std::to_string(t.elements * sizeof(T)) + " bytes, binary_data_size is " + std::to_string(t.bytes.size()));
+        bad("input " + quote(t.name) + ": the shape needs " + std::to_string(t.elements * sizeof(T)) + " bytes, binary_data_size is " +
+            std::to_string(t.bytes.size()));
     std::vector<T> v(t.elements);
     std::memcpy(v.data(), t.bytes.data(), t.bytes.size());  // the body gives no alignment
     return v;
@@ -251,9 +256,12 @@ std::vector<float> vectors(const Tensor& t, uint32_t dim) {
     if (t.shape.size() != 2 || t.shape[1] != dim)
         bad("input " + quote(t.name) + " must have the shape [n, " + std::to_string(dim) + "]: the index has " + std::to_string(dim) + " dimensions");
     std::vector<float> v;
-    if (!t.numbers) v = raw<float>(t);
-    else if (t.numbers->real) v.assign(t.numbers->reals.begin(), t.numbers->reals.end());
-    else v.assign(t.numbers->integers.begin(), t.numbers->integers.end());
+    if (!t.numbers)
+        v = raw<float>(t);
+    else if (t.numbers->real)
+        v.assign(t.numbers->reals.begin(), t.numbers->reals.end());
+    else
+        v.assign(t.numbers->integers.begin(), t.numbers->integers.end());
     uint32_t largest = 0;  // magnitudes order like their bits, infinity and NaN above all: one vectorised pass
     for (float x : v) largest = std::max(largest, std::bit_cast<uint32_t>(x) & 0x7fffffffu);
     if (largest < 0x7f800000u) return v;
@@ -287,7 +295,9 @@ TagFilter filter_parameter(const json& value) {
     if (value.is_string()) return filter_parameter(read(value.get_ref<const std::string&>(), std::nullopt).root);
     if (!value.is_object()) bad("parameter \"filter\" must be an object with lists of tags as \"all\", \"any\" or \"none\"");
     only_members(value, "the filter", {"all", "any", "none"});
-    const auto tags = [&](const char* key) { return value.contains(key) ? tag_list(value[key], "\"" + std::string(key) + "\" of the filter") : std::vector<std::string>{}; };
+    const auto tags = [&](const char* key) {
+        return value.contains(key) ? tag_list(value[key], "\"" + std::string(key) + "\" of the filter") : std::vector<std::string>{};
+    };
     return {tags("all"), tags("any"), tags("none")};
 }
 
@@ -310,7 +320,8 @@ std::vector<Output> requested_outputs(const json& root, bool binary) {
     return result;
 }
 
-template <class T> void append_array(std::string& to, const std::vector<T>& values) {
+template <class T>
+void append_array(std::string& to, const std::vector<T>& values) {
     char text[32];
     to += '[';
     for (size_t i = 0; i < values.size(); ++i) {
@@ -340,7 +351,8 @@ InferRequest parse_infer(std::string_view body, std::optional<std::string_view> 
     r.ef = count_parameter(parameters, "ef", has_recall ? 0 : defaults.ef, limits.max_ef);
     if (has_recall) {
         const json& target = parameters["recall_target"];
-        if (!target.is_number() || !(target.get<double>() >= 0.5 && target.get<double>() <= 0.999)) bad("parameter \"recall_target\" must be from 0.5 to 0.999");
+        if (!target.is_number() || !(target.get<double>() >= 0.5 && target.get<double>() <= 0.999))
+            bad("parameter \"recall_target\" must be from 0.5 to 0.999");
         r.recall_target = target.get<float>();
     } else if (!parameters.contains("ef")) {
         r.recall_target = defaults.recall_target;
@@ -351,7 +363,8 @@ InferRequest parse_infer(std::string_view body, std::optional<std::string_view> 
     const auto inputs = tensors(m);
     if (inputs.size() != 1 || inputs[0].name != "queries") bad("the one input is \"queries\", FP32 [n, " + std::to_string(limits.dim) + "]");
     r.n = inputs[0].shape[0];
-    if (r.n > limits.max_queries) bad(std::to_string(r.n) + " queries in one request; at most " + std::to_string(limits.max_queries) + " are taken", 413);
+    if (r.n > limits.max_queries)
+        bad(std::to_string(r.n) + " queries in one request; at most " + std::to_string(limits.max_queries) + " are taken", 413);
     if (r.n * r.k * (sizeof(int64_t) + sizeof(float)) > limits.max_response_bytes)
         bad("n × k = " + std::to_string(r.n * r.k) + " results would exceed the largest response; ask for fewer", 413);
     r.queries = vectors(inputs[0], limits.dim);
@@ -408,7 +421,7 @@ void pad_row(int64_t* ids, float* distances, uint32_t found, uint32_t k) {
 }
 
 Encoded encode_infer(const InferRequest& r, std::string_view model, std::string_view version, const std::vector<int64_t>& ids,
-                                          const std::vector<float>& distances) {
+                     const std::vector<float>& distances) {
     const std::string shape = "[" + std::to_string(r.n) + "," + std::to_string(r.k) + "]";
     std::string text = "{\"model_name\":" + dump(json(model)) + ",\"model_version\":" + dump(json(version));
     if (r.id) text += ",\"id\":" + dump(json(*r.id));
@@ -420,8 +433,9 @@ Encoded encode_infer(const InferRequest& r, std::string_view model, std::string_
         text += is_ids ? R"({"name":"ids","datatype":"INT64","shape":)" : R"({"name":"distances","datatype":"FP32","shape":)";
         text += shape;
         if (out.binary) {
-            const std::string_view bytes = is_ids ? std::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int64_t))
-                                                                                        : std::string_view(reinterpret_cast<const char*>(distances.data()), distances.size() * sizeof(float));
+            const std::string_view bytes = is_ids
+                                               ? std::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int64_t))
+                                               : std::string_view(reinterpret_cast<const char*>(distances.data()), distances.size() * sizeof(float));
             text += ",\"parameters\":{\"binary_data_size\":" + std::to_string(bytes.size()) + "}}";
             binaries.push_back(bytes);
         } else {
@@ -439,19 +453,17 @@ Encoded encode_infer(const InferRequest& r, std::string_view model, std::string_
 
 std::string encode_error(std::string_view message) { return dump({{"error", message}}); }
 
-std::string encode_server_metadata() {
-    return dump({{"name", "vnni-search"}, {"version", kVersion}, {"extensions", {"binary_tensor_data"}}});
-}
+std::string encode_server_metadata() { return dump({{"name", "vnni-search"}, {"version", kVersion}, {"extensions", {"binary_tensor_data"}}}); }
 
 std::string encode_model_metadata(std::string_view model, std::string_view version, uint32_t dim) {
     const auto tensor = [](const char* name, const char* datatype, int64_t width) {
         return json{{"name", name}, {"datatype", datatype}, {"shape", {-1, width}}};
     };
     return dump({{"name", model},
-                              {"versions", {version}},
-                              {"platform", "vnni-search"},
-                              {"inputs", json::array({tensor("queries", "FP32", dim)})},
-                              {"outputs", json::array({tensor("ids", "INT64", -1), tensor("distances", "FP32", -1)})}});
+                 {"versions", {version}},
+                 {"platform", "vnni-search"},
+                 {"inputs", json::array({tensor("queries", "FP32", dim)})},
+                 {"outputs", json::array({tensor("ids", "INT64", -1), tensor("distances", "FP32", -1)})}});
 }
 
 bool same_secret(std::string_view given, std::string_view secret) {

@@ -55,7 +55,7 @@ struct InferRequest {
     uint32_t k = 0, ef = 0;
     float recall_target = 0;
     std::optional<TagFilter> filter;
-    std::vector<Output> outputs;   // in the order asked for
+    std::vector<Output> outputs;  // in the order asked for
 };
 
 /// A write: the inputs `ids` INT64 [n] and, for an upsert, `vectors` FP32 [n, dim]; the parameter `tags` lists each row's.
@@ -82,7 +82,7 @@ struct Encoded {
 
 /// Encodes the answer: `ids` and `distances` are [n, k], rows padded by `pad_row`.
 Encoded encode_infer(const InferRequest&, std::string_view model, std::string_view version, const std::vector<int64_t>& ids,
-                                          const std::vector<float>& distances);
+                     const std::vector<float>& distances);
 
 /// Fills the places of a row past the `found` results with id -1 and the largest finite FP32 as distance, and replaces
 /// distances that overflowed by it: JSON has no infinity, and both encodings must say the same.

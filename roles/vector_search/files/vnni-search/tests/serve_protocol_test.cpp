@@ -26,10 +26,14 @@ namespace {
 const Limits kLimits{.dim = 3, .max_queries = 100, .max_response_bytes = 12'000};
 const Defaults kDefaults{.k = 10, .ef = 0, .recall_target = 0.95f};
 
-InferRequest infer(const std::string& body, std::optional<std::string> header_length = std::nullopt) { return parse_infer(body, header_length, kLimits, kDefaults); }
+InferRequest infer(const std::string& body, std::optional<std::string> header_length = std::nullopt) {
+    return parse_infer(body, header_length, kLimits, kDefaults);
+}
 
 /// A request of one 3-dimensional query with further members, each after a comma.
-std::string request(const std::string& more = "") { return R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2.5,-3e2]}])" + more + "}"; }
+std::string request(const std::string& more = "") {
+    return R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2.5,-3e2]}])" + more + "}";
+}
 std::string with_parameters(const std::string& parameters) { return request(",\"parameters\":{" + parameters + "}"); }
 std::string with_data(const std::string& shape, const std::string& data, const std::string& datatype = "FP32") {
     return R"({"inputs":[{"name":"queries","datatype":")" + datatype + R"(","shape":)" + shape + R"(,"data":)" + data + "}]}";
@@ -54,7 +58,8 @@ bool refused(const std::string& body, const std::string& because, unsigned statu
 
 std::string bytes_of(const std::vector<float>& v) { return std::string(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(float)); }
 std::string binary_header(size_t bytes, const std::string& shape = "[2,3]") {
-    return R"({"inputs":[{"name":"queries","datatype":"FP32","shape":)" + shape + R"(,"parameters":{"binary_data_size":)" + std::to_string(bytes) + "}}]}";
+    return R"({"inputs":[{"name":"queries","datatype":"FP32","shape":)" + shape + R"(,"parameters":{"binary_data_size":)" + std::to_string(bytes) +
+           "}}]}";
 }
 
 }  // namespace
@@ -72,7 +77,8 @@ TEST_CASE("a JSON request, flat or nested, integers or reals") {
     CHECK_FALSE(r.outputs[0].binary);
     CHECK(infer(with_data("[2,3]", "[[1,2,3],[4,5,6]]")).queries == std::vector<float>{1, 2, 3, 4, 5, 6});
     CHECK(infer(with_data("[2,3]", "[1,2,3,4,5,6.5]")).queries == std::vector<float>{1, 2, 3, 4, 5, 6.5f});
-    CHECK(infer(with_data("[1,3]", "[9223372036854775807,18446744073709551615,1e-60]")).queries == std::vector<float>{9223372036854775807.0f, 18446744073709551615.0f, 0});
+    CHECK(infer(with_data("[1,3]", "[9223372036854775807,18446744073709551615,1e-60]")).queries ==
+          std::vector<float>{9223372036854775807.0f, 18446744073709551615.0f, 0});
 }
 
 TEST_CASE("parameters") {
@@ -84,7 +90,8 @@ TEST_CASE("parameters") {
     CHECK(recall.recall_target == 0.99f);
     CHECK(recall.ef == 0);
     CHECK(infer(request(R"(,"id":"q-1")")).id == "q-1");
-    for (const char* k : {"0", "1001", "-1", "1.5", "\"10\"", "true", "null", "18446744073709551615", "9223372036854775808", "1e400", "[1]"}) CHECK(refusal(with_parameters("\"k\":" + std::string(k))).first == 400);
+    for (const char* k : {"0", "1001", "-1", "1.5", "\"10\"", "true", "null", "18446744073709551615", "9223372036854775808", "1e400", "[1]"})
+        CHECK(refusal(with_parameters("\"k\":" + std::string(k))).first == 400);
     refused(with_parameters(R"("ef":10,"recall_target":0.9)"), "not both");
     refused(with_parameters(R"("recall_target":1)"), "0.5 to 0.999");
     refused(with_parameters(R"("recal_target":0.9)"), "unknown key \"recal_target\"");
@@ -123,7 +130,8 @@ TEST_CASE("shapes, data types and data that disagree") {
     refused(with_data("[1,3]", "[[1,2,3],4]"), "mixes");
     refused(with_data("[1,3]", "[1,[2,3]]"), "mixes");
     refused(with_data("[1,3]", "[[[1,2,3]]]"), "deeper");
-    for (const char* data : {"0", "\"AAAA\"", "null", "{}", "[\"1\",2,3]", "[null,1,2]", "[true,1,2]", "[{},1,2]"}) refused(with_data("[1,3]", data), "array of numbers");
+    for (const char* data : {"0", "\"AAAA\"", "null", "{}", "[\"1\",2,3]", "[null,1,2]", "[true,1,2]", "[{},1,2]"})
+        refused(with_data("[1,3]", data), "array of numbers");
     refused(with_data("[1,3]", "[1,2,3]", "FP64"), "must be FP32");
     refused(with_data("[1,3]", "[1,2,1e39]"), "element [0, 2] is not a finite FP32");
     refused(with_data("[1,3]", "[1,2,1e999]"), "JSON");
@@ -131,12 +139,31 @@ TEST_CASE("shapes, data types and data that disagree") {
     std::string many = "[0";
     for (int i = 1; i < 303; ++i) many += ",0";
     refused(with_data("[101,3]", many + "]"), "at most 100", 413);
-    refused(R"({"parameters":{"k":1000},"inputs":[{"name":"queries","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}]})", "largest response", 413);
+    refused(R"({"parameters":{"k":1000},"inputs":[{"name":"queries","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}]})", "largest response",
+            413);
 }
 
 TEST_CASE("JSON that is not a request") {
-    for (const char* body : {"", " ", "{", "[]", "7", "\"x\"", "null", "{}", "{\"inputs\":[]}", "{\"inputs\":{}}", "{\"inputs\":[7]}", "{\"inputs\":[[]]}", "{\"inputs\":[{}]}", "{\"inputs\":[{\"data\":[1]}]}",
-                             "{\"inputs\":[{\"name\":\"queries\"}]}", "{'inputs':[]}", "\xff\xfe", "{\"a\xff\":1}", "{\"inputs\":[]}x", "// c\n{}"})
+    for (const char* body : {"",
+                             " ",
+                             "{",
+                             "[]",
+                             "7",
+                             "\"x\"",
+                             "null",
+                             "{}",
+                             "{\"inputs\":[]}",
+                             "{\"inputs\":{}}",
+                             "{\"inputs\":[7]}",
+                             "{\"inputs\":[[]]}",
+                             "{\"inputs\":[{}]}",
+                             "{\"inputs\":[{\"data\":[1]}]}",
+                             "{\"inputs\":[{\"name\":\"queries\"}]}",
+                             "{'inputs':[]}",
+                             "\xff\xfe",
+                             "{\"a\xff\":1}",
+                             "{\"inputs\":[]}x",
+                             "// c\n{}"})
         CHECK(refusal(body).first == 400);
     refused(request(R"(,"inputs":[])"), "duplicate key \"inputs\"");
     refused(with_parameters(R"("k":1,"k":2)"), "duplicate key \"k\"");
@@ -146,7 +173,9 @@ TEST_CASE("JSON that is not a request") {
     std::string wide = "[0";
     for (int i = 0; i < 70'000; ++i) wide += ",0";
     refused(request(",\"id\":" + wide + "]"), "too many values");
-    refused(R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2,3]},{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2,3]}]})", "given twice");
+    refused(
+        R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2,3]},{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2,3]}]})",
+        "given twice");
     refused(R"({"inputs":[{"name":"other","datatype":"FP32","shape":[1,3],"data":[1,2,3]}]})", "\"queries\"");
     refused(R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2,3],"data":[1,2,3]}]})", "duplicate key");
 }
@@ -158,14 +187,16 @@ TEST_CASE("binary tensors") {
     refused(header + bytes_of(v), "JSON");  // no header length: all of it should be JSON
     refused(header + bytes_of(v), "JSON", 400, std::to_string(header.size() - 1));
     refused(header + bytes_of(v), "JSON: it has a NUL byte", 400, std::to_string(header.size() + 1));
-    for (const char* lie : {"", "-1", "+5", "1e3", "0x10", "99999999999999999999", "12 ", " 12"}) refused(header + bytes_of(v), "not a number", 400, lie);
+    for (const char* lie : {"", "-1", "+5", "1e3", "0x10", "99999999999999999999", "12 ", " 12"})
+        refused(header + bytes_of(v), "not a number", 400, lie);
     refused(header + bytes_of(v), "the body has only", 400, "100000");
     refused(header + bytes_of(v).substr(1), "only 23 bytes are left", 400, length);
     refused(header + bytes_of(v) + "x", "1 bytes follow", 400, length);
     const std::string huge = binary_header(18446744073709551615ull), other_shape = binary_header(24, "[1,3]");
     refused(huge + bytes_of(v), "bytes", 400, std::to_string(huge.size()));
     refused(other_shape + bytes_of(v), "needs 12 bytes", 400, std::to_string(other_shape.size()));
-    for (const float special : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    for (const float special :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
         auto w = v;
         w[4] = special;
         refused(header + bytes_of(w), "element [1, 1] is not a finite FP32", 400, length);
@@ -180,7 +211,8 @@ TEST_CASE("outputs: which, in which order, in which encoding") {
     CHECK(r.outputs[0].field == Field::distances);
     CHECK(r.outputs[0].binary);
     CHECK_FALSE(r.outputs[1].binary);
-    r = infer(request(R"(,"parameters":{"binary_data_output":true},"outputs":[{"name":"ids"},{"name":"distances","parameters":{"binary_data":false}}])"));
+    r = infer(
+        request(R"(,"parameters":{"binary_data_output":true},"outputs":[{"name":"ids"},{"name":"distances","parameters":{"binary_data":false}}])"));
     CHECK(r.outputs[0].binary);
     CHECK_FALSE(r.outputs[1].binary);
     refused(request(R"(,"outputs":[{"name":"ids"},{"name":"ids"}])"), "twice");
@@ -189,7 +221,8 @@ TEST_CASE("outputs: which, in which order, in which encoding") {
 }
 
 TEST_CASE("answers") {
-    InferRequest r = infer(R"({"id":"a\"b","parameters":{"k":2},"inputs":[{"name":"queries","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}]})");
+    InferRequest r =
+        infer(R"({"id":"a\"b","parameters":{"k":2},"inputs":[{"name":"queries","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}]})");
     std::vector<int64_t> ids{7, 9007199254740993, 5, 99};
     std::vector<float> distances{0.1f, std::numeric_limits<float>::infinity(), -2, 42};
     pad_row(ids.data(), distances.data(), 2, 2);
@@ -226,7 +259,9 @@ TEST_CASE("answers") {
 
 TEST_CASE("writes") {
     const auto upsert = [](const std::string& ids, const std::string& parameters = "") {
-        return parse_write(R"({"inputs":[{"name":"ids","datatype":"INT64","shape":[2],"data":)" + ids + R"(},{"name":"vectors","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}])" + parameters + "}", {}, kLimits, true);
+        return parse_write(R"({"inputs":[{"name":"ids","datatype":"INT64","shape":[2],"data":)" + ids +
+                               R"(},{"name":"vectors","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}])" + parameters + "}",
+                           {}, kLimits, true);
     };
     const auto w = upsert("[5,9223372036854775807]", R"(,"parameters":{"tags":[["red","big"],[]]})");
     CHECK(w.ids == std::vector<uint64_t>{5, 9223372036854775807});
@@ -249,13 +284,16 @@ TEST_CASE("writes") {
 
 TEST_CASE("secrets") {
     CHECK(same_secret("0123456789abcdef", "0123456789abcdef"));
-    for (const char* wrong : {"", "0", "0123456789abcdeg", "1123456789abcdef", "0123456789abcde", "0123456789abcdef0", "0123456789abcdef0123456789abcdef"}) CHECK_FALSE(same_secret(wrong, "0123456789abcdef"));
+    for (const char* wrong :
+         {"", "0", "0123456789abcdeg", "1123456789abcdef", "0123456789abcde", "0123456789abcdef0", "0123456789abcdef0123456789abcdef"})
+        CHECK_FALSE(same_secret(wrong, "0123456789abcdef"));
 }
 
 TEST_CASE("cpulists and cores") {
     CHECK(parse_cpulist("0-3,8") == std::vector<int>{0, 1, 2, 3, 8});
     CHECK(parse_cpulist("") == std::vector<int>{});
-    for (const char* wrong : {"a", "1-", "3-1", "1,", ",1", "1 2", "-1", "0-99999999", "1--2"}) CHECK_THROWS_AS(parse_cpulist(wrong), std::invalid_argument);
+    for (const char* wrong : {"a", "1-", "3-1", "1,", ",1", "1 2", "-1", "0-99999999", "1--2"})
+        CHECK_THROWS_AS(parse_cpulist(wrong), std::invalid_argument);
     const auto root = std::filesystem::temp_directory_path() / ("serve_test." + std::to_string(getpid()));
     for (int cpu = 0; cpu < 4; ++cpu) {
         const auto dir = root / "devices/system/cpu" / ("cpu" + std::to_string(cpu)) / "topology";
