@@ -3,6 +3,7 @@
 """Makes the checkout importable as ansible_collections.ainode.cpu, and brings the machines that tests run on.
 
     machine             the path of one of our own described machines (machines.py), one test a machine
+    described           a function that returns the path of one of them by its name
     recorded_machine    the path of a recorded machine, one test a machine; no test at all where there are no recordings
 
 Both are read by every test and must not be written: copy one, or build your own with machines.build(name, tmp_path).
@@ -49,9 +50,18 @@ def machine_store():
     shutil.rmtree(store, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def described(machine_store):
+    """A function that returns the path of one of our own described machines by its name, built once a session."""
+    def path(name):
+        root = machine_store / "own" / name
+        return str(root) if root.is_dir() else machines.build(name, root.parent)
+    return path
+
+
 @pytest.fixture(scope="session", params=machines.NAMES)
-def machine(request, machine_store):
-    return machines.build(request.param, machine_store / "own")
+def machine(request, described):
+    return described(request.param)
 
 
 @pytest.fixture(scope="session")

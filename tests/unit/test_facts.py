@@ -106,12 +106,9 @@ SMALL = [name for name in machines.NAMES if name not in ("xeon-8380-2s", "epyc-n
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_broken_machine(machine_store, tmp_path, seed):
+def test_a_broken_machine(described, tmp_path, seed):
     name = SMALL[seed % len(SMALL)]
-    source = machine_store / "own" / name
-    if not source.exists():
-        machines.build(name, machine_store / "own")
-    consistent(facts.gather(Root(str(broken(source, tmp_path / name, seed)))))
+    consistent(facts.gather(Root(str(broken(described(name), tmp_path / name, seed)))))
 
 
 def test_a_broken_recording(recorded_machine, machine_store):
