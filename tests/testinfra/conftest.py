@@ -38,7 +38,8 @@ LOOK = r"""
 cd /sys/devices/system || exit 0
 grep -s . cpu/cpu[0-9]*/cpufreq/scaling_governor cpu/intel_pstate/no_turbo cpu/cpufreq/boost \
   cpu/cpu[0-9]*/cpuidle/state[0-9]*/name cpu/cpu[0-9]*/cpuidle/state[0-9]*/latency cpu/cpu[0-9]*/cpuidle/state[0-9]*/disable \
-  node/node[0-9]*/hugepages/hugepages-*/nr_hugepages node/node[0-9]*/cpulist node/node[0-9]*/meminfo
+  cpu/cpu[0-9]*/topology/physical_package_id cpu/cpu[0-9]*/topology/die_id cpu/cpu[0-9]*/topology/core_id \
+  node/node[0-9]*/hugepages/hugepages-*/nr_hugepages node/node[0-9]*/cpulist
 cd /sys/class/power_supply 2>/dev/null && grep -s . */type
 true
 """
@@ -105,12 +106,15 @@ def placement(host):
 
 
 @pytest.fixture(scope="module")
-def topology(host):
-    """Return {cpu: (core, node)} of the online CPUs, from lscpu."""
-    if not host.exists("lscpu"):
-        pytest.skip("lscpu is not installed")
-    lines = [line.split(",") for line in host.check_output("lscpu --parse=CPU,CORE,SOCKET,NODE").splitlines() if not line.startswith("#")]
-    return {int(cpu): ((socket, core), int(node or 0)) for cpu, core, socket, node in lines}
+def topology(node):
+    """Return {cpu: (core, NUMA node)} of the online CPUs; a core is what tells it from all others, the NUMA node None without NUMA."""
+    cores = {}
+    for path, text in sorted(node.find(r"cpu/cpu\d+/topology/\w+_id").items()):
+        cores.setdefault(int(re.search(r"\d+", path).group()), []).append(text)
+    if not cores:
+        pytest.skip("this node does not tell its topology")
+    nodes = {cpu: int(re.search(r"\d+", path).group()) for path, text in node.find(r"node/node\d+/cpulist").items() for cpu in expand(text)}
+    return {cpu: (tuple(core), nodes.get(cpu)) for cpu, core in cores.items()}
 
 
 def _expected(host, path):
