@@ -201,7 +201,7 @@ def smbios(dimms):
     for handle, (locator, bank, mib, speed) in enumerate(dimms, 0x1100):
         size, extended = (0x7FFF, mib) if mib >= 0x7FFF else (mib, 0)
         body = struct.pack("<HHHHHBBBBBHHBBBBBIHHHH", 0x1000, 0xFFFE, 72, 64, size, 9, 0, 1, 2, 0x1A, 0x80, speed, 3, 4, 5, 6, 2, extended, speed, *[1200] * 3)
-        strings = "\0".join((locator, bank, "Maker", "12345678", "Tag", "Part")) + "\0\0"
+        strings = "\0".join((locator, bank or "Not Specified", "Maker", "12345678", "Tag", "Part")) + "\0\0"
         table += struct.pack("<BBH", 17, 4 + len(body), handle) + body + strings.encode()
     return table + struct.pack("<BBH", 127, 4, 0xFFFF) + b"\0\0"
 

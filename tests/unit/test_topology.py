@@ -57,7 +57,7 @@ def test_described_machines(described, name, counts, with_cpus, without, per_soc
 def test_the_guides_own_machine(described):
     facts, numa = read(described("xeon-8380-2s"))
     assert facts["cores"][0] == {"socket": 0, "core": 0, "node": 0, "cpus": "0,80", "kind": None}
-    assert facts["cores"][79] == {"socket": 1, "core": 79, "node": 1, "cpus": "79,159", "kind": None}
+    assert facts["cores"][79] == {"socket": 1, "core": 39, "node": 1, "cpus": "79,159", "kind": None}
     assert (facts["online"], facts["offline"], facts["isolated"], facts["smt"], facts["smt_control"]) == ("0-159", "", "", True, "on")
     assert [(cache["level"], cache["type"], cache["size_bytes"], len(cache["shared_by"])) for cache in facts["caches"]] == [
         (1, "Data", 49152, 80), (1, "Instruction", 32768, 80), (2, "Unified", 1310720, 80), (3, "Unified", 62914560, 2)]
