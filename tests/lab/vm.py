@@ -224,7 +224,7 @@ def ssh_command(name):
     return ["ssh", *lab.ssh_options(), "-p", port, "root@127.0.0.1"]
 
 
-def wait(name, seconds=300, not_boot=None):
+def wait(name, seconds=900, not_boot=None):
     """Return the boot id of the VM once all of its boot is done; `not_boot` is one that does not count. LabError after `seconds`."""
     deadline = time.monotonic() + seconds
     # `--wait` returns when no unit is left to start: the late driver too.
