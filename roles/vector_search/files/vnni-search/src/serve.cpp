@@ -93,6 +93,13 @@ struct alignas(64) WorkerState {
         index = wanted;
         if (index) searcher.emplace(index);
     }
+    void refresh(const std::shared_ptr<const Index>& wanted) noexcept {
+        try {
+            use(wanted);
+        } catch (const std::exception&) {
+            index.reset();  // no memory just now: the next job tries again, and says so
+        }
+    }
 };
 
 class Service {
@@ -101,7 +108,7 @@ class Service {
         : options_(o),
           states_(o.cpus.size()),
           server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (o.cpus.size() + 7) / 8), encode_error),
-          pool_(o.cpus, o.queue, [this](size_t worker) { states_[worker].use(index()); }) {}
+          pool_(o.cpus, o.queue, [this](size_t worker) { states_[worker].refresh(index()); }) {}
 
     int run();
 

@@ -138,6 +138,9 @@ struct Server::Impl {
                 co_await pause.async_wait(into(ec));
             }
         }
+        std::lock_guard lock(mutex);
+        --open_listeners;
+        all_closed.notify_all();
     }
 
     /// Closes a listener; connections that the kernel has already made for it are served.
@@ -150,9 +153,6 @@ struct Server::Impl {
             if (!ec) start(std::move(socket), listener);
         }
         listener.acceptor.close(ec);
-        std::lock_guard lock(mutex);
-        --open_listeners;
-        all_closed.notify_all();
     }
 
     /// Closes the connections that wait for a request and have (`fresh`: never) had one.

@@ -80,7 +80,7 @@ Clock::duration Pool::oldest_heartbeat() const {
 }
 
 /// How many of a job's items a worker takes at a time: two rounds for every worker, and divisors of kTurn.
-size_t Pool::chunk(size_t items) const { return std::clamp<size_t>(std::bit_ceil(items / (2 * threads_.size()) + 1), 4, 32); }
+size_t Pool::chunk(size_t items) const { return std::clamp<size_t>(std::bit_ceil(items / (2 * state_.size())), 4, 32); }
 
 void Pool::work(size_t worker) {
     auto& me = state_[worker];
@@ -108,7 +108,7 @@ void Pool::work(size_t worker) {
             if (items == 0) continue;
             job->items_ = job->left_ = items;
             queue_.push_front(job);
-            for (size_t helpers = std::min(items / chunk(items), threads_.size()); helpers > 1; --helpers) ready_.notify_one();
+            for (size_t helpers = std::min(items / chunk(items), state_.size()); helpers > 1; --helpers) ready_.notify_one();
         }
         const size_t begin = job->next_, end = std::min(job->items_, begin + chunk(job->items_));
         job->next_ = end;

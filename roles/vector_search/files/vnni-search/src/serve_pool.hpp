@@ -42,7 +42,7 @@ class Pool {
     void wake_all();
 
     size_t waiting() const;  // cost of the jobs in the queue
-    size_t workers() const { return threads_.size(); }
+    size_t workers() const { return state_.size(); }
     /// The age of the oldest sign of life of a worker; an idle one gives a sign each second.
     std::chrono::steady_clock::duration oldest_heartbeat() const;
 

@@ -360,7 +360,7 @@ struct BlockingJob : Job {
 };
 }  // namespace
 
-TEST_CASE("the pool's queue is bounded") {
+TEST_CASE("the pool's queue is bounded, and a worker that hangs is noticed") {
     std::atomic<bool> go{false};
     std::atomic<int> finished{0};
     Pool pool({allowed_cpus()[0]}, 100, [](size_t) {});
@@ -369,6 +369,8 @@ TEST_CASE("the pool's queue is bounded") {
     while (!blocker->running) usleep(100);
     CHECK(pool.submit(std::make_shared<CountingJob>(1, finished), 1000));  // larger than the queue, but nothing waits
     CHECK_FALSE(pool.submit(std::make_shared<CountingJob>(1, finished), 1));
+    usleep(1'300'000);
+    CHECK(pool.oldest_heartbeat() > std::chrono::seconds(1));  // an idle worker would have given a sign by now
     go = true;
     for (int i = 0; i < 5000 && finished < 1; ++i) usleep(1000);
     CHECK(pool.submit(std::make_shared<CountingJob>(1, finished), 100));
