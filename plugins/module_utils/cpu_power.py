@@ -139,7 +139,7 @@ _UNIT = f"""# Laid down by ainode.cpu.cpu_power.
 [Unit]
 Description=CPU power settings of an AI node: governor, energy preference, turbo, idle states
 Documentation=file:{CONF}
-ConditionPathIsReadWrite=/sys
+ConditionPathIsReadWrite=/sys/devices/system/cpu
 After=systemd-modules-load.service {' '.join(TUNERS)}
 # A cpufreq driver may be loaded late: try every 3 s, for 90 s.
 StartLimitIntervalSec=180
@@ -152,11 +152,31 @@ ExecStart={SCRIPT}
 Restart=on-failure
 RestartSec=3
 RestartPreventExitStatus=2
+# It writes root's files in /sys and needs nothing else.
+CapabilityBoundingSet=
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
 NoNewPrivileges=yes
+PrivateDevices=yes
 PrivateNetwork=yes
 PrivateTmp=yes
+ProcSubset=pid
+ProtectClock=yes
+ProtectControlGroups=yes
 ProtectHome=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectProc=invisible
 ProtectSystem=strict
+RestrictAddressFamilies=none
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+UMask=0077
 
 [Install]
 WantedBy=multi-user.target

@@ -259,8 +259,8 @@ class _Run:
         unasked = [path for path in self.record["values"] if path not in self.settings]
         gone = [path for path in unasked if host.read(path) is None]
         self.settings.update({path: Setting("baseline", path, self.record["values"][path]) for path in unasked if path not in gone})
-        # A CPU that is offline may come back: its baseline is kept as long as we manage the host at all.
-        kept = gone if plan.settings or plan.files else []
+        # A CPU that is offline, or a driver that is not loaded, may come back: the baseline is kept until we leave the host.
+        kept = gone if plan.settings or plan.files or plan.not_applicable else []
         if gone and not kept:
             self.warnings.append(f"{len(gone)} settings are gone from this host (offline CPUs, another kernel) and cannot go back: {gone[0]} …")
         self.dropped = {
@@ -287,7 +287,7 @@ class _Run:
             if reason:
                 raise SettingsError(reason)
             if not self.host.may_write(setting.path):
-                raise SettingsError(f"{setting.path} cannot be written: run as root (become: true)")
+                raise SettingsError(f"{setting.path} cannot be written: {self.host.locked_because(setting.path) or 'run as root (become: true)'}")
         if not check_mode:
             self._remember()
             for name, state in self.units_before.items():

@@ -9,7 +9,10 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import machines
 import pytest
@@ -109,6 +112,24 @@ def small(directory):
     return machines.write(directory / "small", machines.grid(2, 1), machines.XEON_8480, {0: 64, 1: 64}, idle=[("POLL", 0, 0), ("C1", 1, 1), ("C6", 290, 800)],
                           cpufreq=machines.intel_pstate(800000, 3800000, 2000000), epb=6,
                           files={"/sys/devices/system/cpu/intel_pstate/no_turbo": 0, "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag": 1})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ansible_itself_runs_the_modules_as_this_process_does(module, tmp_path):
+    """Options and result go through Ansible's own packing and serialising."""
+    root, options = small(tmp_path), state.EVERYTHING[module]
+    here = state.run(module, root, check=True, **options)
+    checkout = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible"), "localhost", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}",
+         "-m", f"ainode.cpu.{module}", "-a", json.dumps({**options, "root": root})],
+        cwd=checkout, env={**os.environ, "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = json.loads(done.stdout[done.stdout.index("{"):])
+    assert {key: there[key] for key in ("changed", "settings", "files", "not_applicable")} == {
+        key: here[key] for key in ("changed", "settings", "files", "not_applicable")}
+    assert state.run(module, root, **options)["changed"] is False
 
 
 # Runs that were cut short ---------------------------------------------------------------------------------------------------------
@@ -300,6 +321,9 @@ def test_a_setting_that_is_gone_waits_for_its_cpu_and_is_named_when_we_leave(hos
     converge(host, "us", plan(("/sys/a", "10"), ("/sys/b", "20")))
     os.unlink(tmp_path / "sys/a")
     assert converge(host, "us", plan(("/sys/b", "20")))["changed"] is False
+    converge(host, "us", Plan(not_applicable=({"setting": "all", "reason": "the driver is not loaded"},)))
+    assert baseline.load(host).record("us")["values"] == {"/sys/a": "1"}
+    converge(host, "us", plan(("/sys/b", "20")))
     state.write(tmp_path, "/sys/a", "10\n")
     assert converge(host, "us", Plan(), check_mode=True)["warnings"] == []
     os.unlink(tmp_path / "sys/a")
