@@ -101,7 +101,8 @@ def read(root, info):
     facts = {
         "architecture": architecture,
         "vendor": _vendor(info),
-        "model_name": _model_name(info),
+        # "cpu" is POWER's field, "model name" everybody else's.
+        "model_name": info.first.get("model name") or info.first.get("cpu") or None,
         "family": info.number("cpu family"),
         "model": info.number("model"),
         "stepping": info.number("stepping"),
@@ -157,12 +158,6 @@ def _architecture(root, info):
 def _vendor(info):
     implementer = info.number("CPU implementer")
     return info.first.get("vendor_id") or info.first.get("vendor") or _ARM_IMPLEMENTERS.get(implementer) or None
-
-
-def _model_name(info):
-    # "cpu" is POWER's field, "model name" everybody else's.
-    text = info.first.get("model name") or info.first.get("cpu")
-    return " ".join(text.split()) if text else None
 
 
 def _hypervisor(root, info):

@@ -88,7 +88,7 @@ def caches(root, online):
                     found[level, root.read(base + "/type") or None, _cache_size(root, base)].add(cpulist.render(set(sharers) & set(online)))
             index += 1
     return [
-        {"level": level, "type": kind, "size_bytes": size, "shared_by": sorted(lists, key=lambda text: cpulist.parse(text))}
+        {"level": level, "type": kind, "size_bytes": size, "shared_by": sorted(lists, key=cpulist.parse)}
         for (level, kind, size), lists in sorted(found.items(), key=lambda item: (item[0][0], str(item[0][1]), item[0][2] or 0))
     ]
 
