@@ -8,6 +8,8 @@ import machines
 import pytest
 from ansible_collections.ainode.cpu.plugins.module_utils import memory
 from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from hypothesis import given
+from hypothesis import strategies as st
 
 GIB = 1 << 30
 
@@ -121,6 +123,18 @@ def test_a_cut_table(host, cut):
     told = host({"/sys/firmware/dmi/tables/DMI": machines.smbios([("P1-DIMMA1", "", 8192, 3200)])[:cut]})
     assert isinstance(told["dimms"], list)
     assert told["channels"]["reason"] or told["dimms"]
+
+
+@given(st.integers(0, 255), st.binary(max_size=120))
+def test_any_bytes_are_read_as_a_table(length, content):
+    """A slot whose length and offsets lie: whatever comes out, nothing is raised."""
+    class Firmware(Root):
+        def read_bytes(self, name):
+            return bytes((17, length)) + content + b"\0\0" if name.endswith("/DMI") else None
+
+    dimms, channels = memory.dimms_and_channels(Firmware("/"))
+    assert all(isinstance(dimm["size_bytes"], int) for dimm in dimms)
+    assert set(channels) == {"populated", "available", "reason"}
 
 
 def test_a_table_that_is_empty_or_for_root_alone(host):
