@@ -115,9 +115,9 @@ def down(options):
 
 
 def execute(options):
-    """Run a command in a container; its exit code is ours."""
+    """Run a command in a container with our standard input; its exit code is ours."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    return podman("exec", *(["--tty", "--interactive"] if sys.stdin.isatty() else []), f"{PREFIX}{options.name}", *command, check=False).returncode
+    return podman("exec", "--interactive", *(["--tty"] if sys.stdin.isatty() else []), f"{PREFIX}{options.name}", *command, check=False).returncode
 
 
 def main():

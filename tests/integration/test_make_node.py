@@ -1,0 +1,98 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stranger's first minutes: clone, `make node`, and once more, on machines that have git, make and python3. Then the way back.
+
+What is cloned is HEAD: commit first. The machines are containers of tests/lab.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONTAINER = CHECKOUT / "tests/lab/container"
+FINGERPRINT = (CHECKOUT / "tests/lab/fingerprint.py").read_text()
+
+# name: (options of `container up`, Python, ansible-core)
+MACHINES = {
+    # Unprivileged, no systemd, /sys read-only.
+    "bare": (["--bare"], "3.11", "2.19"),
+    # systemd, and /sys and /proc/sys writable: they are this machine's own, and the way back is taken whatever happens.
+    "systemd": (["--privileged"], "3.11", "2.19"),
+    # Another distribution, with the newest Python and ansible-core; systemd is installed and does not run.
+    "trixie": (["--bare", "--image", "trixie"], "3.13", "2.21"),
+}
+
+
+class Machine:
+    def __init__(self, name):
+        self.name = f"make-node-{name}"
+
+    def run(self, *command, check=True, stdin=b""):
+        """Run a command inside and return what it prints, both streams."""
+        words = [CONTAINER, "exec", self.name, "--", *command]
+        done = subprocess.run(words, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        text = done.stdout.decode()
+        assert done.returncode == 0 or not check, f"{' '.join(command)} ended with {done.returncode}:\n{text}"
+        return text
+
+    def make(self, target):
+        return self.run("make", "--no-print-directory", "-C", "/root/clone", target)
+
+    def playbook(self, name):
+        return self.run("sh", "-c", f"cd /root/clone && LC_ALL=C.UTF-8 .venv/bin/ansible-playbook playbooks/{name}")
+
+    def fingerprint(self):
+        return self.run("python3", "-", stdin=FINGERPRINT.encode()).splitlines()
+
+
+@pytest.fixture(params=MACHINES)
+def machine(request):
+    """(machine with a clone and nothing else done, expected Python, expected ansible-core)"""
+    options, python, core = MACHINES[request.param]
+    machine = Machine(request.param)
+    subprocess.run([CONTAINER, "up", *options, "--inventory", machine.name, machine.name], check=True)
+    try:
+        bundle = subprocess.run(["git", "bundle", "create", "-q", "-", "HEAD"], cwd=CHECKOUT, check=True, stdout=subprocess.PIPE).stdout
+        machine.run("sh", "-c", "cat >/root/clone.bundle && git clone -q /root/clone.bundle /root/clone", stdin=bundle)
+        yield machine, python, core
+    finally:
+        subprocess.run([CONTAINER, "down", "--inventory", machine.name, machine.name], check=True)
+
+
+def recap(output):
+    """{counter: value} of the one host in a play's recap."""
+    (line,) = re.findall(r"^localhost +: (.*)$", output, re.MULTILINE)
+    return {name: int(value) for name, value in (field.split("=") for field in line.split())}
+
+
+def test_make_node(machine, request):
+    machine, python, core = machine
+    if "bare" in request.node.callspec.id:
+        assert "Read-only file system" in machine.run("sh", "-c", "touch /sys/probe", check=False)
+        assert machine.run("sh", "-c", "command -v systemctl", check=False) == ""
+
+    machine.make("setup")
+    version = machine.run("sh", "-c", "LC_ALL=C.UTF-8 /root/clone/.venv/bin/ansible --version")
+    assert f"[core {core}." in version
+    assert f"python version = {python}." in version
+    before = machine.fingerprint()
+    assert len(before) > 100
+    try:
+        first = machine.make("node")
+        assert re.search(r"\d+ rows: 0 fail, ", first), first
+        assert recap(first)["failed"] == 0
+        assert recap(first)["changed"] > 0
+
+        second = machine.make("node")
+        assert re.search(r"\d+ rows: 0 fail, ", second), second
+        assert recap(second)["changed"] == 0, second
+
+        machine.playbook("verify.yml")
+    finally:
+        machine.playbook("rollback.yml")
+    assert machine.fingerprint() == before
