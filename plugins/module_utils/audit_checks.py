@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Audit rows that roles bring along: /etc/ainode/audit.d/<name>.json, each a command that judges one thing on the node.
+"""Audit rows that roles bring along: /etc/ainode/audit.d/<name>.json, a command (or a list of them) that judges one thing on the node.
 
     {"id": "framework.openvino", "section": "…", "what": "…", "expected": "…", "command": ["/opt/…/python", "-m", "…"],
      "timeout_s": 60, "remedy": "…"}
@@ -34,24 +34,22 @@ class CheckError(ValueError):
 
 def rows(root):
     """Return an audit row for each check below the Root `root`, in the order of the file names. Never raises: what is wrong is a failed row."""
-    return [_row(root, name[: -len(".json")]) for name in root.names(DIRECTORY, "*.json")]
+    return [row for name in root.names(DIRECTORY, "*.json") for row in _rows(root, name[: -len(".json")])]
 
 
-def _row(root, name):
+def _rows(root, name):
     path = f"{DIRECTORY}/{name}.json"
-    row = {
-        "id": "audit_d." + re.sub(r"[^a-z0-9_]", "_", name.lower()),
-        "section": "collection",
-        "what": f"The check {path} can be trusted and run",
-        "expected": None,
-        "live": None,
-        "after_reboot": None,
-        "verdict": "fail",
-        "reason": "",
-        "remedy": f"Put {path} right, or remove it",
-    }
     try:
-        check = _parse(_trusted_text(root, path))
+        content = _json(_trusted_text(root, path))
+    except CheckError as error:
+        return [_failed(path, error)]
+    return [_row(root, path, check) for check in (content if isinstance(content, list) and content else [content])]
+
+
+def _row(root, path, content):
+    row = _failed(path, "")
+    try:
+        check = _parse(content)
         row.update((key, check[key]) for key in ("id", "section", "what", "expected", "remedy"))
         if root.is_live:
             row.update(_answer(check))
@@ -60,6 +58,21 @@ def _row(root, name):
     except CheckError as error:
         row["reason"] = f"{path}: {error}"
     return row
+
+
+def _failed(path, problem):
+    """Return the row of a check that could not even be read."""
+    return {
+        "id": "audit_d." + re.sub(r"[^a-z0-9_]", "_", os.path.basename(path)[: -len(".json")].lower()),
+        "section": "collection",
+        "what": f"The check {path} can be trusted and run",
+        "expected": None,
+        "live": None,
+        "after_reboot": None,
+        "verdict": "fail",
+        "reason": f"{path}: {problem}",
+        "remedy": f"Put {path} right, or remove it",
+    }
 
 
 def _trusted_text(root, path):
@@ -88,12 +101,16 @@ def untrusted(status):
     return None
 
 
-def _parse(text):
-    """Return the check described by the JSON `text`, complete."""
+def _json(text):
+    """Return what the JSON `text` holds."""
     try:
-        check = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise CheckError(f"it is not JSON: {error}") from error
+
+
+def _parse(check):
+    """Return the check described by a file's JSON, complete."""
     if not isinstance(check, dict):
         raise CheckError("it is not a JSON object")
     check = dict({"timeout_s": _DEFAULT_TIMEOUT_S, "remedy": ""}, **check)

@@ -77,6 +77,17 @@ def test_rows_come_in_the_order_of_their_files_and_one_bad_file_spoils_no_other(
     assert [(row["id"], row["verdict"]) for row in audit_checks.rows(node)] == [("a.a", "pass"), ("audit_d.m", "fail"), ("a.b", "pass")]
 
 
+def test_a_file_may_hold_several_checks_and_a_bad_one_spoils_no_other(node):
+    first = {**GOOD, "command": answer(verdict="pass", live="1")}
+    put(node, [first, {**first, "id": "no id"}, {**first, "id": "framework.other"}, "none"])
+    assert [(row["id"], row["verdict"]) for row in audit_checks.rows(node)] == [
+        ("framework.demo", "pass"),
+        ("audit_d.demo", "fail"),
+        ("framework.other", "pass"),
+        ("audit_d.demo", "fail"),
+    ]
+
+
 def test_nothing_passes_through_a_shell_and_the_environment_is_clean(node, monkeypatch):
     monkeypatch.setenv("SECRET", "1")
     code = "import json, os, sys; print(json.dumps({'verdict': 'pass', 'live': json.dumps([sys.argv[1:], os.getcwd(), 'SECRET' in os.environ])}))"
