@@ -32,7 +32,7 @@ def read(root, online):
     if affinity and allowed - affinity and allowed & affinity:
         allowed, limit = allowed & affinity, "affinity"
     count, quota = len(allowed), _quota(root)
-    if quota is not None and max(1, int(quota)) < count:
+    if quota is not None and quota < count:
         count, limit = max(1, int(quota)), "quota"
     return {"cpus": cpulist.render(allowed), "count": count, "limit": limit}
 

@@ -59,6 +59,7 @@ def test_no_cpu_known(told):
     ({"a/b/cpuset.cpus.effective": "0-7"}, ("0-7", 8, None)),
     ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "200000 100000"}, ("1-3", 2, "quota")),
     ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "300000 100000"}, ("1-3", 3, "cpuset")),
+    ({"a/b/cpuset.cpus.effective": "1", "a/b/cpu.max": "50000 100000"}, ("1", 1, "quota")),
     ({"a/cpuset.cpus.effective": "2-5", "a/b/cpuset.cpus": ""}, ("2-5", 4, "cpuset")),  # an empty set inherits
     ({"a/b/cpuset.cpus.effective": "4-20"}, ("4-7", 4, "cpuset")),  # some are offline
     ({"a/b/cpuset.cpus.effective": "20-30"}, ("0-7", 8, None)),  # another machine's: it cannot be ours
