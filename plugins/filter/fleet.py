@@ -72,21 +72,20 @@ def fleet(audits):
         raise AnsibleFilterError(f"ainode.cpu.fleet arranges a dictionary of audits by node, and was given {type(audits).__name__}")
     columns, positions, details, seen, nodes = [], {}, [], {}, []
     for name in sorted(audits, key=_natural):
-        rows = (audits[name] or {}).get("rows")
+        rows, error = _answer(audits[name])
         cells = {}
-        for row in rows or []:
+        for row in rows:
             if row["id"] not in positions:
                 positions[row["id"]] = len(columns)
                 columns.append({"id": row["id"], "section": row["section"], "what": row["what"], "counts": dict.fromkeys(_VERDICTS, 0)})
             column = positions[row["id"]]
             columns[column]["counts"][row["verdict"]] += 1
-            detail = (column, *(row[key] for key in _DETAIL))
+            detail = (column, *(row.get(key) for key in _DETAIL))
             if detail not in seen:
                 seen[detail] = len(details)
                 details.append(dict(zip(("column", *_DETAIL), detail)))
             cells[column] = seen[detail]
-        counts = {verdict: sum(row["verdict"] == verdict for row in rows or []) for verdict in _VERDICTS}
-        error = None if rows is not None else str((audits[name] or {}).get("msg") or "no answer")
+        counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in _VERDICTS}
         nodes.append({"name": name, "error": error, "counts": counts, "cells": cells})
     for node in nodes:
         node["cells"] = [node["cells"].get(column) for column in range(len(columns))]
@@ -95,6 +94,18 @@ def fleet(audits):
     totals = {verdict: sum(node["counts"][verdict] for node in nodes) for verdict in _VERDICTS}
     totals.update(nodes=len(nodes), drifted=sum(node["counts"]["fail"] > 0 for node in nodes), silent=sum(node["error"] is not None for node in nodes))
     return {"columns": columns, "nodes": nodes, "details": details, "findings": _findings(columns, details, nodes), "totals": totals}
+
+
+def _answer(result):
+    """Return (rows, None) of a result of node_audit, or ([], why there are none). What a node says is not trusted to be an audit."""
+    if not isinstance(result, dict) or result.get("rows") is None:
+        return [], str((isinstance(result, dict) and result.get("msg")) or "no answer")
+    texts = ("expected", "live", "after_reboot", "reason", "remedy")
+    for row in result["rows"]:
+        sound = isinstance(row, dict) and row.get("verdict") in _VERDICTS and all(isinstance(row.get(key), str) for key in ("id", "section", "what"))
+        if not sound or not all(isinstance(row.get(key), (str, type(None))) for key in texts):
+            return [], "its answer is no audit: a row is not of the form that node_audit gives"
+    return result["rows"], None
 
 
 def _findings(columns, details, nodes):
@@ -114,7 +125,7 @@ def _findings(columns, details, nodes):
             "verdict": verdict,
             "count": columns[column]["counts"][verdict],
             "variants": sorted(variants, key=lambda variant: -len(variant["nodes"])),
-            "remedies": sorted({details[variant["detail"]]["remedy"] for variant in variants} - {""}),
+            "remedies": sorted({details[variant["detail"]]["remedy"] for variant in variants} - {"", None}),
         }
         for (verdict, column), variants in groups.items()
     ]
