@@ -19,6 +19,8 @@ constexpr size_t kBlockRows = 4096;
 constexpr size_t kSampleRows = 20000;
 constexpr uint32_t kHeldOut = 500;  // rows that measure the recall before they are linked
 constexpr uint32_t kTruth = 100;
+constexpr float kProductAlpha = 0.95f;  // alpha where similarities are compared instead of distances
+static const double kEvenLengths = getenv("T_EVEN")?atof(getenv("T_EVEN")):0.05;    // standard deviation of rows' lengths over their mean
 
 // Rows are linked in random order, in batches: every row of a batch searches the graph as it was before the batch, so the result does
 // not depend on the threads. The graph is built over 8-bit codes even when the index keeps 4-bit ones.
@@ -44,6 +46,7 @@ class Builder {
 
     void allocate();
     void train();
+    void look_at_lengths(std::vector<float>& sample);
     void encode();
     void order_rows();
     void link(uint32_t begin, uint32_t end);
@@ -64,7 +67,9 @@ class Builder {
     Quantizer quantizer_;         // of the build's codes
     Region codes_;                // 8 bits
     std::vector<float> squares_;  // squared lengths of the decoded rows less mean
-    std::vector<float> extra_;    // ip: the dimension that makes all rows equally long
+    bool by_product_ = false;
+    std::vector<float> offsets_;  // by_product_: <decoded row less mean, mean>
+    float mean_square_ = 0;       // ip: <mean, mean>
     std::vector<uint32_t> order_;
     View view_;                   // of the build's codes and what is linked
     std::vector<Scratch> scratch_;
@@ -106,12 +111,32 @@ void Builder::train() {
     }
     if (options_.metric == Metric::cosine)
         for (size_t i = 0; i < wanted; ++i) normalise(sample.data() + i * dim_, dim_);
-    quantizer_ = Quantizer::train(sample, dim_, 8);
-    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4) : quantizer_;
     float most = 0;
     for (const float x : sample) most = std::max(most, std::abs(x));
+    if (options_.metric == Metric::ip) look_at_lengths(sample);
+    quantizer_ = Quantizer::train(sample, dim_, 8, by_product_);
+    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4, by_product_) : quantizer_;
     // The greatest sampled value comes to 256..512: rows 100 times as large still fit, and small ones keep their bits.
     d_->header.refine_scale = most > 0 ? std::exp2(float(std::clamp(8 - std::ilogb(most), -100, 100))) : 1;
+}
+
+// Rows about equally long are in the same order by inner product and by distance, and the graph is built by distance. Where
+// lengths differ the long rows are the answers: the graph is built by inner product and the quantiser trained on the long half.
+void Builder::look_at_lengths(std::vector<float>& sample) {
+    const size_t rows = sample.size() / dim_;
+    std::vector<std::pair<float, size_t>> lengths;
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < rows; ++i) {
+        const float* row = sample.data() + i * dim_;
+        lengths.emplace_back(std::inner_product(row, row + dim_, row, 0.0f), i);
+        sum += std::sqrt(lengths[i].first), squares += lengths[i].first;
+    }
+    by_product_ = squares * double(rows) > (1 + kEvenLengths * kEvenLengths) * sum * sum;
+    if (!by_product_) return;
+    std::sort(lengths.rbegin(), lengths.rend());
+    std::vector<float> kept;
+    for (size_t i = 0; i < (rows + 1) / 2; ++i) kept.insert(kept.end(), sample.begin() + ptrdiff_t(lengths[i].second * dim_), sample.begin() + ptrdiff_t((lengths[i].second + 1) * dim_));
+    sample = std::move(kept);
 }
 
 void Builder::encode() {
@@ -119,7 +144,7 @@ void Builder::encode() {
     squares_.resize(rows_);
     auto* halves = d_->section[kRefine].as<uint16_t>();
     const float scale = d_->header.refine_scale;
-    std::vector<float> lengths(options_.metric == Metric::ip ? rows_ : 0);
+    if (by_product_) offsets_.resize(rows_), mean_square_ = std::inner_product(quantizer_.mean.begin(), quantizer_.mean.end(), quantizer_.mean.begin(), 0.0f);
     std::atomic<uint64_t> done{0};
     parallel(rows_, options_.threads, kBlockRows, [&](size_t begin, size_t end, unsigned) {
         check_interrupted();
@@ -131,7 +156,6 @@ void Builder::encode() {
             uint8_t* code = codes_.data() + i * quantizer_.stride;
             quantizer_.encode(row, code);
             squares_[i] = quantizer_.squared_length(code);
-            if (!lengths.empty()) lengths[i] = std::sqrt(std::inner_product(row, row + dim_, row, 0.0f));
             for (uint32_t j = 0; j < dim_; ++j) {
                 const uint16_t half = to_half(row[j] * scale);
                 if ((half & 0x7fff) == 0x7c00)
@@ -141,16 +165,11 @@ void Builder::encode() {
         }
         options_.progress("reading", done += end - begin, rows_);
     });
-    if (lengths.empty()) return;
-    const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
-    const float most = *longest;
-    if (*shortest >= 0.99f * most) {  // all alike: the order by inner product is the order by distance
-        d_->section[kTerm] = {};
-        return;
+    for (uint32_t i = 0; by_product_ && i < rows_; ++i) {
+        std::vector<float> row(dim_);
+        quantizer_.decode(codes_.data() + size_t(i) * quantizer_.stride, row.data());
+        offsets_[i] = std::inner_product(row.begin(), row.end(), quantizer_.mean.begin(), 0.0f) - mean_square_;
     }
-    d_->header.max_norm = most;
-    extra_.resize(rows_);
-    for (uint32_t i = 0; i < rows_; ++i) extra_[i] = std::sqrt(std::max(0.0f, most * most - lengths[i] * lengths[i]));
 }
 
 void Builder::order_rows() {
@@ -180,10 +199,10 @@ void Builder::distances(uint32_t slot, const uint32_t* others, size_t n, float* 
     }
     if (s.dots.size() < n) s.dots.resize(n);
     kernels().dot8(view_.codes, stride, stride, others, n, s.code.data(), s.dots.data());
-    const float unit = quantizer_.scale[0] * quantizer_.scale[0], mine = squares_[slot];
+    const float unit = quantizer_.scale[0] * quantizer_.scale[0];
     for (size_t i = 0; i < n; ++i) {
-        out[i] = mine + squares_[others[i]] - 2 * unit * float(s.dots[i] - 128 * s.code_sum);
-        if (!extra_.empty()) out[i] += (extra_[slot] - extra_[others[i]]) * (extra_[slot] - extra_[others[i]]);
+        const float product = unit * float(s.dots[i] - 128 * s.code_sum);
+        out[i] = offsets_.empty() ? squares_[slot] + squares_[others[i]] - 2 * product : -(product + offsets_[slot] + offsets_[others[i]] + mean_square_);
     }
 }
 
@@ -198,7 +217,7 @@ void Builder::choose(uint32_t slot, Scratch& s) {
     for (size_t i = 0; i < s.slots.size(); ++i) s.candidates.emplace_back(s.distances[i], s.slots[i]);
     std::sort(s.candidates.begin(), s.candidates.end());
     s.slots.resize(d_->header.degree);
-    s.slots.resize(robust_prune(s.candidates, options_.alpha, d_->header.degree, s.slots.data(),
+    s.slots.resize(robust_prune(s.candidates, offsets_.empty() ? options_.alpha : kProductAlpha, d_->header.degree, s.slots.data(),
                                 [&](uint32_t from, const uint32_t* to, size_t n, float* out) { distances(from, to, n, out, s); }));
 }
 
@@ -215,7 +234,6 @@ void Builder::link_batch(uint32_t begin, uint32_t end) {
             s.row.resize(dim_);
             quantizer_.decode(view_.codes + size_t(slot) * quantizer_.stride, s.row.data());
             s.query.prepare(quantizer_, l2 ? Metric::l2 : Metric::ip, s.row.data(), squares_.data());
-            if (!extra_.empty()) s.query.term = extra_.data(), s.query.term_coef = -extra_[slot];
             s.beam.search(view_, s.query, options_.ef);
             s.slots.clear();
             for (uint32_t c = 0; c < s.beam.pool.size(); ++c) s.slots.push_back(s.beam.pool.slot(c));
@@ -290,7 +308,6 @@ void Builder::finish() {
         view_.codes = d_->section[kCodes].data();
         if (options_.metric == Metric::l2) std::copy(squares_.begin(), squares_.end(), term);
     }
-    if (!extra_.empty()) std::copy(extra_.begin(), extra_.end(), term);
     d_->attach();
 }
 
@@ -315,7 +332,7 @@ void Builder::measure() {
         const uint32_t k = kTargetKs[row];
         double before = 0, before_ef = k;
         size_t target = 0;
-        for (double ef = std::max(k, 10u); ef <= 8192 && target < std::size(kTargets); ef = std::ceil(ef * 1.3)) {
+        for (double ef = std::max(k, 10u); ef <= 1500 && target < std::size(kTargets); ef = std::ceil(ef * 1.4)) {
             std::atomic<uint64_t> hits{0};
             parallel(kHeldOut, options_.threads, 8, [&](size_t begin, size_t end, unsigned thread) {
                 uint64_t ids[kTruth];
@@ -351,7 +368,7 @@ std::shared_ptr<Index> Builder::run() {
     std::vector<float> pivot_terms(h.pivots);
     for (uint32_t p = 0; p < h.pivots; ++p) {
         std::memcpy(pivot_codes.data() + p * quantizer_.stride, codes_.data() + size_t(order_[p]) * quantizer_.stride, quantizer_.stride);
-        pivot_terms[p] = extra_.empty() ? squares_[order_[p]] : extra_[order_[p]];
+        pivot_terms[p] = squares_[order_[p]];
     }
     view_.pivot_codes = pivot_codes.data(), view_.pivot_terms = pivot_terms.data();
 

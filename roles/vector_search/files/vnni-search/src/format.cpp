@@ -48,7 +48,7 @@ Shape shape_for(uint32_t dim, Metric metric, uint32_t bits, uint32_t degree) {
     shape.dim = dim, shape.metric = metric;
     shape.bits = bits ? bits : dim >= 256 ? 4 : 8;
     shape.stride = Quantizer::stride_for(dim, shape.bits);
-    shape.term = metric != Metric::cosine;
+    shape.term = metric == Metric::l2;
     shape.degree = 0;
     const auto room = int64_t(hnswlib_row_bytes(dim)) - int64_t(shape.row_bytes());
     shape.degree = degree ? degree : uint32_t(std::clamp<int64_t>(room / 4 / 8 * 8, 32, 64));

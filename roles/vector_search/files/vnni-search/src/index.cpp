@@ -41,7 +41,7 @@ uint64_t Index::size() const { return data_->live; }
 uint32_t Index::dim() const { return data_->header.dim; }
 Metric Index::metric() const { return Metric(data_->header.metric); }
 const std::string& Index::path() const { return data_->path; }
-uint64_t Index::version() const { return data_->header.content; }
+uint64_t Index::version() const { return data_->header.content << 32 | data_->header.crc; }
 
 uint64_t Index::memory_bytes() const {
     uint64_t sum = data_->header.pivots * uint64_t(data_->header.stride);
@@ -91,7 +91,8 @@ const SearchStats& Searcher::stats() const { return scratch_->beam.stats; }
 static constexpr uint64_t kScanRows = 4096;
 // Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
 static constexpr double kWalkRows = 12, kTestCost = 0.3;
-static constexpr uint32_t kRefinePerResult = 4;
+// Refined: four rows a result, more where a large effort says that the codes alone do not tell.
+static constexpr uint32_t kRefinePerResult = 4, kRefineShare = 4;
 
 void Searcher::prepare(const float* query) {
     const IndexData& data = index_->data();
@@ -152,8 +153,8 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     s.beam.stats = {};
     if (!rows) return 0;
     prepare(query);
-    const uint32_t wanted = kRefinePerResult * k;
     const uint32_t ef = std::max(k, options.ef ? options.ef : index_->ef_for(options.recall_target, k));
+    const uint32_t wanted = std::max(kRefinePerResult * k, ef / kRefineShare);
     View view = data.view;
     view.pivot_count = data.pivots.load(std::memory_order_acquire);
 

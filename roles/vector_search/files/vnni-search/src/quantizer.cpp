@@ -61,11 +61,12 @@ uint32_t Quantizer::stride_for(uint32_t dim, uint32_t bits) {
 }
 
 // The scale of least squared error for rounding `values` to `levels` steps; found by trying ever narrower ranges.
-static float best_scale(const std::vector<float>& values, int levels) {
+static float best_scale(const std::vector<float>& values, int levels, bool whole_range) {
     const float most = std::bit_cast<float>(greatest(values.data(), values.size()));
     if (!(most > 0)) return 1;
     const float high = float(levels - 1) / 2;
     float best = most / high;
+    if (whole_range) return best;
     double least = std::numeric_limits<double>::infinity();
     for (float range = most; range > most / 64; range *= 0.9f) {
         const float scale = range / high;
@@ -81,7 +82,7 @@ static float best_scale(const std::vector<float>& values, int levels) {
     return std::max(best, 1e-30f);
 }
 
-Quantizer Quantizer::train(const std::vector<float>& sample, uint32_t dim, uint32_t bits) {
+Quantizer Quantizer::train(const std::vector<float>& sample, uint32_t dim, uint32_t bits, bool whole_range) {
     Quantizer q;
     q.dim = dim, q.bits = bits, q.stride = stride_for(dim, bits);
     const size_t rows = sample.size() / dim;
@@ -98,10 +99,10 @@ Quantizer Quantizer::train(const std::vector<float>& sample, uint32_t dim, uint3
             for (uint32_t j = from; j < to; ++j) values.push_back(sample[i * dim + j] - q.mean[j]);
     };
     if (bits == 4) {
-        for (uint32_t j = 0; j < dim; ++j) gather(j, j + 1, std::max<size_t>(1, rows / 4000)), q.scale.push_back(best_scale(values, 16));
+        for (uint32_t j = 0; j < dim; ++j) gather(j, j + 1, std::max<size_t>(1, rows / 4000)), q.scale.push_back(best_scale(values, 16, whole_range));
     } else {
         gather(0, dim, std::max<size_t>(1, rows * dim / 400000));
-        q.scale.assign(dim, best_scale(values, 255));
+        q.scale.assign(dim, best_scale(values, 255, whole_range));
     }
     return q;
 }

@@ -23,7 +23,8 @@ struct Quantizer {
     std::vector<float> mean, scale;
 
     // Chooses mean and scale from a sample of rows: least squared error; one scale for 8 bits, one a dimension for 4.
-    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits);
+    // whole_range: no sampled value is clipped, as the extreme rows are the ones that matter.
+    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits, bool whole_range);
     static uint32_t stride_for(uint32_t dim, uint32_t bits);
     void encode(const float* row, uint8_t* code) const;
     void decode(const uint8_t* code, float* row) const;
