@@ -13,6 +13,9 @@ import os
 import re
 
 
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
 class RootError(ValueError):
     """The directory given as a root is none."""
 
@@ -43,17 +46,18 @@ class Root:
         """Return the content of `name` unchanged, or None."""
         # os.read and not open(): a large machine has ten thousand of these files, and open() costs three times as much.
         try:
-            descriptor = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(self._prefix + name, _FLAGS)
         except OSError:
             return None
         try:
-            chunks = []
-            while True:
-                chunk = os.read(descriptor, 65536)
-                chunks.append(chunk)
-                # sysfs gives an attribute whole or by the page: what is shorter was all, and needs no second read to say so.
-                if not chunk or (len(chunk) < 4096 and name.startswith("/sys/")):
-                    return b"".join(chunks)
+            content = os.read(descriptor, 65536)
+            # sysfs gives an attribute whole or by the page: what is shorter was all, and needs no second read to say so.
+            if len(content) < 4096 and name.startswith("/sys/"):
+                return content
+            chunks = [content]
+            while chunks[-1]:
+                chunks.append(os.read(descriptor, 65536))
+            return b"".join(chunks)
         except OSError:
             return None
         finally:
