@@ -12,7 +12,6 @@ import fnmatch
 import os
 import re
 
-
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
