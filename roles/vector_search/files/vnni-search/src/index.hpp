@@ -74,7 +74,7 @@ class Index {
     uint32_t dim() const;
     Metric metric() const;
     const std::string& path() const;   // "" when built in memory
-    uint64_t version() const;          // of the content: set at build, grows with every snapshot
+    uint64_t version() const;          // of the content: no two builds share one, and it grows with every snapshot
     uint64_t memory_bytes() const;     // of all sections, wherever they are
     uint32_t ef_for(float recall_target, uint32_t k) const;  // the measured table
 

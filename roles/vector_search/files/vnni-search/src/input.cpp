@@ -69,7 +69,7 @@ void Vectors::open_npy() {
     const auto known = std::find_if(std::begin(types), std::end(types), [&](const auto& t) { return h.type == t.first; });
     if (known == std::end(types)) fail(path, ": values of type '", h.type, "'; expected float32 ('<f4'), float16, uint8 or int8: convert with .astype('float32')");
     if (h.shape.size() != 2) fail(path, ": an array of ", h.shape.size(), " dimensions; expected 2: [vectors][values]");
-    if (h.fortran && h.shape[0] > 1 && h.shape[1] > 1) fail(path, ": in Fortran order; expected C order: save numpy.ascontiguousarray(a)");
+    if (h.fortran) column_ = h.shape[0];
     type_ = known->second;
     if (h.shape[1] < 1 || h.shape[1] > kMaxDim) fail(path, ": dimension ", h.shape[1], "; expected 1 to ", kMaxDim);
     rows_ = h.shape[0], dim_ = uint32_t(h.shape[1]), offset_ = h.offset;
@@ -109,7 +109,16 @@ Vectors::Vectors(const std::string& path) : file_(path, O_RDONLY) {
 
 void Vectors::read(uint64_t first, uint64_t n, float* out) const {
     std::vector<uint8_t> raw(n * stride_);
-    file_.read(raw.data(), raw.size(), offset_ + first * stride_);
+    if (column_) {
+        const size_t bytes = kTypeBytes[size_t(type_)];
+        std::vector<uint8_t> column(n * bytes);
+        for (uint32_t j = 0; j < dim_; ++j) {
+            file_.read(column.data(), column.size(), offset_ + (j * column_ + first) * bytes);
+            for (uint64_t i = 0; i < n; ++i) std::memcpy(raw.data() + i * stride_ + j * bytes, column.data() + i * bytes, bytes);
+        }
+    } else {
+        file_.read(raw.data(), raw.size(), offset_ + first * stride_);
+    }
     for (uint64_t i = 0; i < n; ++i) {
         const uint8_t* row = raw.data() + i * stride_;
         float* to = out + i * dim_;

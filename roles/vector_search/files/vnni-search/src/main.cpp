@@ -12,6 +12,8 @@
 #include <mutex>
 #include <thread>
 
+#include <nlohmann/json.hpp>
+
 #include "build.hpp"
 #include "cli.hpp"
 #include "tags.hpp"
@@ -35,6 +37,7 @@ static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE -
   --input FILE      .npy (float32, float16, uint8, int8), .fvecs, .bvecs, .fbin, .u8bin, .i8bin; row numbers become ids
   --output FILE     written under a temporary name, synced and renamed: never half a file, not even after SIGINT
   --metric M        l2, ip (inner product) or cosine
+  --rows N          only the first N vectors (all)
   --tags FILE       a line a row: its tags, separated by blanks (an empty line: none)
   --threads N       (all CPUs)       --seed N     the same seed gives the same index, whatever the threads (42)
   --bits 8|4        of a code (4 from 256 dimensions on)
@@ -45,7 +48,11 @@ static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE -
   --quiet           no progress
 )";
 
-static const char* const kInfoHelp = "usage: vnni-search info FILE\n\nPrints an index's header: rows, dimension, metric, sections, the ef measured for each recall.\n";
+static const char* const kInfoHelp = R"(usage: vnni-search info FILE [--sample N]
+
+Prints an index's header: rows, dimension, metric, version, sections, the ef measured for each recall.
+--sample N: instead, as JSON, the header's main fields and N rows spread over the index with their ids and vectors, to query a service with.
+)";
 static const char* const kVerifyHelp = "usage: vnni-search verify FILE\n\nReads every byte; exit status 0 when all checksums and ids are right, else 1 and the reason.\n";
 static const char* const kPlanHelp = R"(usage: vnni-search plan --n ROWS --d DIMENSION [--metric l2|ip|cosine] [--bits 8|4] [--degree N] [--ids] [--ram BYTES]
 
@@ -133,7 +140,7 @@ class Progress {
 };
 
 static int build_main(int argc, char** argv) {
-    const Arguments args(argc, argv, 2, {"input", "output", "metric", "tags", "threads", "seed", "bits", "degree", "build-ef", "alpha", "no-measure!", "quiet!"});
+    const Arguments args(argc, argv, 2, {"input", "output", "metric", "rows", "tags", "threads", "seed", "bits", "degree", "build-ef", "alpha", "no-measure!", "quiet!"});
     BuildOptions options;
     const std::string output = args.required("output");
     options.metric = metric_from(args.required("metric"));
@@ -147,7 +154,8 @@ static int build_main(int argc, char** argv) {
     if (args.flag("tags")) options.tags = read_tags(args.text("tags"));
     Progress progress;
     if (!args.flag("quiet")) options.progress = std::ref(progress);
-    const Vectors input(args.required("input"));
+    Vectors input(args.required("input"));
+    input.keep_first(args.integer("rows", UINT32_MAX, 1, UINT32_MAX));
     catch_interrupts();
     { AtomicFile writable(output); }  // a place that cannot be written is known before the work
     const double start = wall_seconds();
@@ -160,9 +168,9 @@ static int build_main(int argc, char** argv) {
 static int info_main(const std::string& path) {
     const Header h = read_header(File(path, O_RDONLY));
     std::printf("file        %s\nrows        %llu (%llu live)\ndimension   %u\nmetric      %s\ncodes       %u bits, %u bytes a row\ndegree      %u\npivots      %u\n"
-                "content     version %llu\nbuilt       alpha %.2f, ef %u, seed %llu\n",
+                "version     %llu\nbuilt       alpha %.2f, ef %u, seed %llu\n",
                 path.c_str(), static_cast<unsigned long long>(h.rows), static_cast<unsigned long long>(h.live), h.dim, name(Metric(h.metric)), h.bits, h.stride,
-                h.degree, h.pivots, static_cast<unsigned long long>(h.content), double(h.alpha), h.build_ef, static_cast<unsigned long long>(h.seed));
+                h.degree, h.pivots, static_cast<unsigned long long>(h.content << 32 | h.crc), double(h.alpha), h.build_ef, static_cast<unsigned long long>(h.seed));
     for (uint32_t s = 0; s < kSections; ++s)
         if (h.sections[s].bytes)
             std::printf("section     %-7s %12llu bytes at %llu, CRC32C %08x\n", name(SectionId(s)), static_cast<unsigned long long>(h.sections[s].bytes),
@@ -176,6 +184,26 @@ static int info_main(const std::string& path) {
     }
     std::printf("\n");
     return 0;
+}
+
+static int sample_main(const std::string& path, uint64_t count) {
+    OpenOptions options;
+    options.mode = Mode::mmap, options.verify = false;
+    const auto index = Index::open(path, options);
+    const IndexData& data = index->data();
+    const uint32_t dim = index->dim();
+    nlohmann::json out = {{"live", index->size()}, {"dim", dim}, {"metric", name(index->metric())}, {"version", std::to_string(index->version())}};
+    out["sample"] = nlohmann::json::array();
+    const uint64_t rows = data.header.rows;
+    for (uint64_t i = 0; i < std::min(count, rows); ++i) {
+        const auto slot = uint32_t(rows * i / std::min(count, rows));
+        if (data.dead(slot)) continue;
+        const uint16_t* row = data.section[kRefine].as<uint16_t>() + size_t(slot) * dim;
+        std::vector<float> vector(dim);
+        for (uint32_t j = 0; j < dim; ++j) vector[j] = from_half(row[j]) / data.header.refine_scale;
+        out["sample"].push_back({{"id", data.id_of(slot)}, {"vector", vector}});
+    }
+    return std::puts(out.dump().c_str()), 0;
 }
 
 static int verify_main(const std::string& path) {
@@ -231,6 +259,7 @@ static int run(int argc, char** argv) {
     if (command == "build") return help ? std::fputs(kBuildHelp, stdout), 0 : build_main(argc, argv);
     if (command == "bench") return help ? std::fputs(kBenchHelp, stdout), 0 : bench_main(argc, argv);
     if (command == "plan") return help ? std::fputs(kPlanHelp, stdout), 0 : plan_main(argc, argv);
+    if (command == "info" && !help && argc > 3) return sample_main(argv[2], Arguments(argc, argv, 3, {"sample"}).integer("sample", 16, 1, 10000));
     if (command == "info") return one_file(info_main, kInfoHelp);
     if (command == "verify") return one_file(verify_main, kVerifyHelp);
 #ifdef VNNI_SEARCH_SERVE
