@@ -34,6 +34,7 @@ from .root import Root, RootError
 _CHOSEN = re.compile(r"\[([^\]\s]+)\]")
 _NUMBERED = re.compile(r"/(cpu|policy|node)(\d+)(?=/)")
 _DRAFT = ".ainode-new"
+_ROUNDS = 8
 UNITS = "/etc/systemd/system"
 
 
@@ -64,7 +65,7 @@ class Plan(NamedTuple):
     """What a module wants of a host.
 
     `files` maps a path to its state (see `file` and `link`). `stopped` are systemd units that must neither run nor start at boot.
-    `starts` is a unit of ours that runs when it or its files have changed. `guard(path, value)` returns why a value must not be
+    `starts` is a unit of ours that is active; it is started again when a file has changed. `guard(path, value)` returns why a value must not be
     written now, or None; it is asked about every change, those back to the baseline included.
     """
 
@@ -271,10 +272,17 @@ class _Run:
         self.before = {path: current(host.read(path)) for path in self.settings}
         self.files = {**plan.files, **{path: self.record["files"][path] for path in self.dropped["files"]}}
         self.files_before = {path: host.file_state(path) for path in self.files}
-        self.units_before = host.unit_states(plan.stopped)
+        units = host.unit_states((*plan.stopped, *([plan.starts] if plan.starts else [])))
+        self.units_before = {name: units[name] for name in plan.stopped if name in units}
         self.pending = [setting for setting in self.settings.values() if not setting.is_met_by(self.before[setting.path])]
         self.pending_files = [path for path, state in self.files.items() if self.files_before[path] != state]
-        self.changed = bool(self.pending or self.pending_files or self.units_before or any(self.dropped.values()))
+        is_down = bool(plan.starts) and not units.get(plan.starts, {"active": False})["active"]
+        self.starts = bool(plan.starts) and host.has_systemd() and (is_down or bool(self.pending_files))
+        self.changed = bool(self.pending or self._changes_more())
+
+    def _changes_more(self):
+        """Return whether anything but a value changes."""
+        return bool(self.pending_files or self.units_before or self.starts or any(self.dropped.values()))
 
     def go(self, check_mode):
         after = {path: self.before[path] if setting.is_met_by(self.before[path]) else setting.wanted for path, setting in self.settings.items()}
@@ -355,15 +363,19 @@ class _Run:
         """Write the values and read each back.
 
         Some hang on others: a minimum must not pass the old maximum, the EPP is locked under one governor and free under the next.
-        So what was refused is tried again as long as something else got through.
+        So what was refused is tried again as long as something else got through, and in the end all of them are looked at once more.
         """
         # Stopping a tuner may have changed what was right before.
         pending = list(self.settings.values()) if self.units_before else self.pending
-        while pending:
+        for _round in range(_ROUNDS):
             refused = [(setting, reason) for setting, reason in ((setting, self._write_value(setting)) for setting in pending) if reason]
-            if len(refused) == len(pending):
+            if pending and len(refused) == len(pending):
                 raise SettingsError(_refusals(refused))
-            pending = [setting for setting, _reason in refused]
+            pending = [setting for setting, _reason in refused] or [
+                setting for setting in self.settings.values() if not setting.tolerant and not setting.is_met_by(current(self.host.read(setting.path)))]
+            if not pending:
+                return
+        raise SettingsError(f"the kernel does not keep these values together: {', '.join(setting.path + ' ' + setting.wanted for setting in pending)}")
 
     def _write_value(self, setting):
         """Write one value unless it is there already; return None, or why the kernel has another one now."""
@@ -390,18 +402,18 @@ class _Run:
             self.host.put(path, self.files[path])
         if any(path.startswith(UNITS + "/") for path in self.pending_files) and self.host.has_systemd():
             self.host.systemctl("daemon-reload")
-        if self.plan.starts and self.pending_files and self.host.has_systemd():
+        if self.starts:
             self.host.systemctl("restart", self.plan.starts)
 
     def _result(self, after):
         rows = _rows(self.settings.values(), self.before, after)
         result = {
             # A tolerant setting may have stayed what it was.
-            "changed": self.changed and (self.before != after or bool(self.pending_files or self.units_before or any(self.dropped.values()))),
+            "changed": self.before != after or self._changes_more(),
             "settings": rows,
             "files": [{"path": path, "change": _change(self.files_before[path], self.files[path])} for path in self.files],
             "units": [{"name": name, "change": "stopped"} for name in self.units_before]
-            + [{"name": name, "change": "started"} for name in self.dropped["units"]],
+            + [{"name": name, "change": "started"} for name in [*self.dropped["units"], *([self.plan.starts] if self.starts else [])]],
             "not_applicable": list(self.plan.not_applicable),
             "warnings": self.warnings,
         }

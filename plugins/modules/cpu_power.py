@@ -164,7 +164,7 @@ files:
     - path: /etc/ainode/cpu-power.conf
       change: created
 units:
-  description: The tuners that were stopped, or started again.
+  description: The tuners that were stopped or started again, and C(ainode-cpu-power.service) when it was started.
   returned: success
   type: list
   elements: dict

@@ -313,7 +313,7 @@ def test_a_kernel_that_takes_another_frequency_is_a_failure_with_both_numbers(in
 def tuned(monkeypatch):
     """Let systemd run tuned on the host, and take what it is told."""
     class Tuned(settings.Host):
-        units = {"tuned.service": True}  # noqa: RUF012
+        units = {}  # noqa: RUF012
 
         def has_systemd(self):
             return True
@@ -322,11 +322,15 @@ def tuned(monkeypatch):
             if arguments[0] == "show":
                 return "\n\n".join(f"Id={name}\nActiveState={'active' if self.units.get(name) else 'inactive'}\n"
                                    f"UnitFileState={'enabled' if self.units.get(name) else 'disabled'}" for name in arguments[2:])
-            if arguments[0] in ("start", "stop"):
-                self.units[arguments[1]] = arguments[0] == "start"
+            if arguments[0] in ("start", "restart", "stop"):
+                self.units[arguments[1]] = arguments[0] != "stop"
             return ""
     monkeypatch.setattr(settings, "Host", Tuned)
+    Tuned.units["tuned.service"] = True
     return Tuned
+
+
+OURS = {"name": cpu_power.UNIT, "change": "started"}
 
 
 def test_an_active_tuner_stops_the_task(intel, tuned):
@@ -334,8 +338,8 @@ def test_an_active_tuner_stops_the_task(intel, tuned):
 
 
 def test_a_tuner_may_be_ignored(intel, tuned):
-    assert run(intel, governor="performance", conflicting_tuners="ignore")["units"] == []
-    assert tuned.units == {"tuned.service": True}
+    assert run(intel, governor="performance", conflicting_tuners="ignore")["units"] == [OURS]
+    assert tuned.units == {"tuned.service": True, cpu_power.UNIT: True}
 
 
 def test_a_tuner_is_no_conflict_where_there_is_nothing_to_set(tmp_path, tuned):
@@ -343,7 +347,7 @@ def test_a_tuner_is_no_conflict_where_there_is_nothing_to_set(tmp_path, tuned):
 
 
 def test_a_disabled_tuner_stays_so_until_we_leave(intel, tuned):
-    assert run(intel, governor="performance", conflicting_tuners="disable")["units"] == [{"name": "tuned.service", "change": "stopped"}]
+    assert run(intel, governor="performance", conflicting_tuners="disable")["units"] == [{"name": "tuned.service", "change": "stopped"}, OURS]
     assert tuned.units["tuned.service"] is False
     for mode in ("disable", "fail"):
         done = run(intel, governor="performance", conflicting_tuners=mode)

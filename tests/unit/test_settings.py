@@ -455,12 +455,40 @@ def test_a_value_that_a_stopped_tuner_takes_along_is_written_again(host):
 
 
 def test_a_unit_of_ours_is_reloaded_started_and_stopped(host):
-    systemd = type("Here", (Systemd,), {})(host.top)
+    systemd = type("Here", (Systemd,), {"running": {}})(host.top)
     wanted = plan(("/sys/a", "10"), files={f"{settings.UNITS}/ours.service": file("[Unit]\n")}, starts="ours.service")
-    converge(systemd, "us", wanted)
-    assert systemd.calls == ("daemon-reload", "restart ours.service")
+
+    def told(wanted):
+        type(systemd).calls = ()
+        done = converge(systemd, "us", wanted)
+        return done["changed"], [call for call in systemd.calls if not call.startswith("show")], done["units"]
+
+    started = [{"name": "ours.service", "change": "started"}]
+    assert converge(systemd, "us", wanted, check_mode=True)["units"] == started
+    assert told(wanted) == (True, ["daemon-reload", "restart ours.service"], started)
+    systemd.running["ours.service"] = True
+    assert told(wanted) == (False, [], [])
     systemd.set_value("/sys/a", "3")
-    converge(systemd, "us", wanted)
-    assert systemd.calls == ("daemon-reload", "restart ours.service"), "drift of a value is no reason to restart"
-    converge(systemd, "us", Plan())
-    assert systemd.calls[2:] == ("stop ours.service", "daemon-reload")
+    assert told(wanted) == (True, [], []), "drift of a value is no reason to restart"
+    systemd.running.clear()
+    assert told(wanted) == (True, ["restart ours.service"], started), "a unit that failed or was stopped is drift"
+    assert told(Plan()) == (True, ["stop ours.service", "daemon-reload"], [])
+
+
+def test_values_that_undo_each_other_are_an_error(host):
+    class Seesaw(Host):
+        def set_value(self, name, value):
+            super().set_value(name, value)
+            super().set_value({"/sys/a": "/sys/b", "/sys/b": "/sys/a"}[name], "0")
+    with pytest.raises(SettingsError, match="does not keep these values together"):
+        converge(Seesaw(host.top), "us", plan(("/sys/a", "10"), ("/sys/b", "20")))
+
+
+def test_a_value_that_a_later_one_disturbs_is_written_again(host):
+    class Coupled(Host):
+        def set_value(self, name, value):
+            super().set_value(name, value)
+            if name == "/sys/b":
+                super().set_value("/sys/a", "0")
+    converge(Coupled(host.top), "us", plan(("/sys/a", "1"), ("/sys/b", "20")))
+    assert (host.read("/sys/a"), host.read("/sys/b")) == ("1", "20")
