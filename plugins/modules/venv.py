@@ -196,6 +196,7 @@ wheels:
   elements: str
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -208,7 +209,24 @@ from ansible_collections.ainode.cpu.plugins.module_utils import venv
 
 # Written last: an environment without it was never finished.
 _MARKER = "ainode.json"
-_ABOUT = "import importlib.util as u,json,sys;print(json.dumps({'version':'%d.%d'%sys.version_info[:2],'ensurepip':bool(u.find_spec('ensurepip'))}))"
+# What the interpreter says of itself; where its ensurepip keeps pip's wheel is the distribution's choice (Debian: WHEEL_PKG_DIR).
+_ABOUT = """
+import glob, json, os, sys, sysconfig
+found = []
+try:
+    import ensurepip
+    for directory in (sysconfig.get_config_var("WHEEL_PKG_DIR"), os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")):
+        found += sorted(glob.glob(os.path.join(directory, "pip-*.whl"))) if directory else []
+except ImportError:
+    pass
+print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "pip": found[-1] if found else None}))
+"""
+# pip runs out of its wheel, as ensurepip itself runs it: an environment that holds what is locked and nothing else needs no pip inside.
+_PIP = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+
+# What wheels for Debian 12 and later may be tagged as (PEP 600; pip asks for exactly what it is told, not for what is compatible with it).
+_GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
+_PLATFORMS = [f"manylinux_{glibc}_x86_64" for glibc in _GLIBC] + ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64", "any"]
 
 
 class Failed(Exception):
@@ -294,32 +312,13 @@ class Environments:
             raise Failed(f"its proof failed: {row['reason']} (found: {row['live']})")
         return row
 
-    def build(self, directory, digest, lock, python_version):
+    def build(self, directory, digest, lock, python):
         """Make and prove the environment `directory`; return its marker. Leaves nothing of it behind when it raises Failed."""
         scratch = os.path.join(directory, "tmp")
         try:
-            run([self.want["python"], "-m", "venv", directory], "python -m venv failed: {0}")
+            run([self.want["python"], "-m", "venv", "--without-pip", directory], "python -m venv failed: {0}")
             os.mkdir(scratch)
-            requirements = os.path.join(scratch, "lock.txt")
-            write(requirements, lock)
-            status, output = pip(
-                [
-                    os.path.join(directory, "bin", "python"),
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--require-hashes",
-                    "--only-binary",
-                    ":all:",
-                    "-r",
-                    requirements,
-                    *venv.pip_arguments(self.want),
-                ],
-                scratch,
-            )
-            if status:
-                raise Failed(venv.explain(output, python_version, self.want))
+            pip("install", os.path.join(directory, "bin", "python"), python, lock, scratch, self.want)
             for name, text in self.want["files"].items():
                 write(os.path.join(directory, "share", "ainode", name), text)
             write(os.path.join(directory, "environment"), "".join(f"{name}={value}\n" for name, value in sorted(self.want["environment"].items())))
@@ -328,7 +327,7 @@ class Environments:
             marker = {
                 "name": self.want["name"],
                 "digest": digest,
-                "python": python_version,
+                "python": python["version"],
                 "packages": venv.packages(lock),
                 "files": self.want["files"],
                 "environment": self.want["environment"],
@@ -336,7 +335,7 @@ class Environments:
                 "verdict": verdict,
             }
             # All that pip wrote must be on the disk before the marker says so.
-            os.sync()
+            sync(directory)
             write(os.path.join(directory, _MARKER), json.dumps(marker, sort_keys=True))
             return marker
         except BaseException as error:
@@ -362,18 +361,32 @@ def run(command, message):
     return output
 
 
-def pip(command, scratch):
-    """Return pip's exit status and all that it printed; its temporary files, as large as the packages, go to `scratch`."""
+def pip(action, interpreter, python, lock, scratch, index, arguments=()):
+    """Let pip "install" or "download" the text `lock` with `interpreter`; raises Failed that says why it could not.
+
+    pip comes out of the wheel of `python`, as about() found it. Its temporary files, as large as the packages, go to the directory `scratch`.
+    """
+    if not python["pip"]:
+        raise Failed("Python cannot make environments: install Debian's python3-venv, or whatever brings the ensurepip of the interpreter named")
+    requirements = os.path.join(scratch, "lock.txt")
+    write(requirements, lock)
+    command = [interpreter, "-c", _PIP, python["pip"], action, "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
     done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        check=False,
+        command + list(arguments) + venv.pip_arguments(index),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, cwd="/",
         env=dict(os.environ, TMPDIR=scratch, LC_ALL="C.UTF-8"),
-        cwd="/",
-    )
-    return done.returncode, done.stdout.decode("utf-8", "replace")
+    )  # fmt: skip
+    if done.returncode:
+        raise Failed(venv.explain(done.stdout.decode("utf-8", "replace"), python["version"], index))
+
+
+def sync(directory):
+    """Have all that was written to the file system of `directory` on the disk (syncfs(2), which Python does not offer)."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None).syncfs(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write(path, text, mode=0o644):
@@ -457,13 +470,11 @@ def ensure_present(environments, check_mode):
             result["proof"] = environments.prove(previous, want["proof"], want["environment"])
             environments.switch(previous)
         else:
-            if not python["ensurepip"]:
-                raise Failed(f"{want['python']} cannot make environments: install Debian's python3-venv, or whatever brings its ensurepip")
             free = shutil.disk_usage(environments.home).free // 2**20
             if free < want["size_mb"]:
                 raise Failed(f"{environments.home} has {free} MiB free where {want['size_mb']} MiB are needed: make room there or set another directory")
             directory = environments.free_directory(digest)
-            result["proof"] = environments.build(directory, digest, lock, python["version"])["verdict"]
+            result["proof"] = environments.build(directory, digest, lock, python)["verdict"]
             environments.switch(directory)
         result["previous"] = environments.marker("previous").get("digest")
     if "audit" in todo:
@@ -513,7 +524,8 @@ def ensure_collected(environments, check_mode):
     want = environments.want
     if not want["wheelhouse"]:
         raise Failed("state 'collected' needs the directory to collect wheels in: set wheelhouse")
-    version = want["python_version"] or about(want["python"])["version"]
+    python = about(want["python"])
+    version = want["python_version"] or python["version"]
     lock = choose_lock(want, version)
     noted = os.path.join(want["wheelhouse"], f".{want['name']}-{version}-{venv.digest(lock, {}, version)}")
     wheels = json.loads(read(noted) or "null")
@@ -527,45 +539,14 @@ def ensure_collected(environments, check_mode):
     scratch = os.path.join(want["wheelhouse"], f".collecting-{want['name']}-{version}")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        write(os.path.join(scratch, "lock.txt"), lock)
-        tag = version.replace(".", "")
+        os.makedirs(scratch)
         # Locks name no Python and no platform (they are made for one each), so another Python than the nodes' can download for them.
-        target = ["--python-version", version, "--implementation", "cp", "--abi", f"cp{tag}", "--abi", "abi3", "--abi", "none"]
-        for platform in (
-            "manylinux_2_28_x86_64",
-            "manylinux_2_27_x86_64",
-            "manylinux_2_17_x86_64",
-            "manylinux2014_x86_64",
-            "manylinux_2_12_x86_64",
-            "manylinux2010_x86_64",
-            "manylinux_2_5_x86_64",
-            "manylinux1_x86_64",
-            "linux_x86_64",
-            "any",
-        ):
+        target = ["--no-deps", "--dest", scratch, "--python-version", version, "--implementation", "cp"]
+        for abi in (f"cp{version.replace('.', '')}", "abi3", "none"):
+            target += ["--abi", abi]
+        for platform in _PLATFORMS:
             target += ["--platform", platform]
-        status, output = pip(
-            [
-                want["python"],
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--require-hashes",
-                "--only-binary",
-                ":all:",
-                "--dest",
-                scratch,
-                "-r",
-                os.path.join(scratch, "lock.txt"),
-                *target,
-                *venv.pip_arguments(dict(want, wheelhouse=None)),
-            ],
-            scratch,
-        )
-        if status:
-            raise Failed(venv.explain(output, version, dict(want, wheelhouse=None)))
+        pip("download", want["python"], dict(python, version=version), lock, scratch, dict(want, wheelhouse=None), target)
         result["wheels"] = sorted(name for name in os.listdir(scratch) if name.endswith(".whl"))
         for name in result["wheels"]:
             os.replace(os.path.join(scratch, name), os.path.join(want["wheelhouse"], name))

@@ -12,8 +12,10 @@ in AINODE_INSTANCES, the node's placement of the workload "training" as JSON.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
+import socket
 import sys
 import time
 
@@ -117,11 +119,27 @@ def train_together(name, precision, seconds):
     torch.distributed.destroy_process_group()
 
 
+def interface_of(address):
+    """Return the name of the interface that has the address (or name) `address`: left to itself gloo takes what the host name resolves to."""
+    address = socket.gethostbyname(address)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _number, name in socket.if_nameindex():
+            try:
+                # netdevice(7): struct ifreq is a name of 16 bytes and a sockaddr, whose address starts 4 bytes in.
+                answer = fcntl.ioctl(any_socket, 0x8915, name.encode().ljust(40, b"\0"))  # SIOCGIFADDR
+            except OSError:
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    raise SystemExit(f"no interface here has the address {address}: set benchmark_train_interface")
+
+
 def main():
     name, precision, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
     if "TORCHELASTIC_RUN_ID" in os.environ:
         instance = json.loads(os.environ["AINODE_INSTANCES"])[int(os.environ["LOCAL_RANK"])]
         os.sched_setaffinity(0, cpus(instance["cpus"]))
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] or interface_of(os.environ["AINODE_ADDRESS"])
         torch.set_num_threads(instance["threads"])
         train_together(name, precision, seconds)
     else:
