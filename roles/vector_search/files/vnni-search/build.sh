@@ -1,0 +1,57 @@
+#!/bin/sh
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Build vnni-search from its sources, test it, and only then put the binary in place: build.sh OUTPUT [BUILD_DIRECTORY]
+# Installs what the build needs from Debian when it is missing and we are root; otherwise says what to install.
+set -eu
+
+output=${1:?"usage: build.sh OUTPUT [BUILD_DIRECTORY]"}
+source=$(cd "$(dirname "$0")" && pwd)
+if [ $# -ge 2 ]; then
+    build=$2
+else
+    build=$(mktemp -d)
+    trap 'rm -rf "$build"' EXIT
+fi
+
+have() {
+    case $1 in
+    /*) [ -e "$1" ] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# What is needed, and Debian's package for it.
+missing=
+while read -r needed package; do
+    have "$needed" || missing="$missing $package"
+done <<END
+cmake cmake
+g++ g++
+make make
+/usr/include/boost/beast.hpp boost
+/usr/include/nlohmann/json.hpp nlohmann-json3-dev
+/usr/include/doctest/doctest.h doctest-dev
+END
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "build.sh: missing:$missing (on Debian, install them as root: apt-get install$missing, where boost is libboost1.81-dev or newer)" >&2
+        exit 1
+    fi
+    echo "build.sh: installing$missing" >&2
+    apt-get -qq update
+    # Debian 12's default Boost is 1.74, which lacks what the server uses; Debian 13's is 1.83.
+    boost=libboost-dev
+    apt-cache show libboost1.81-dev >/dev/null 2>&1 && boost=libboost1.81-dev
+    # shellcheck disable=SC2046 # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(echo "$missing" | sed "s/\bboost\b/$boost/") >&2
+fi
+
+cmake -S "$source" -B "$build" >&2
+cmake --build "$build" --parallel "$(nproc)" >&2
+ctest --test-dir "$build" --output-on-failure >&2
+mkdir -p "$(dirname "$output")"
+# A reader of the output sees the whole new binary or the whole old one.
+install -m 0755 "$build/vnni-search" "$output.new"
+mv "$output.new" "$output"
