@@ -99,6 +99,9 @@ options:
   serves_url:
     description: An HTTP URL, with the same placeholders, whose answer holds O(data) once the instance serves it.
     type: str
+  key_file:
+    description: A file on the node with the key that O(serves_url) wants as C(Authorization: Bearer).
+    type: path
   timeout:
     description: Seconds that an instance may take to start and to become ready.
     type: int
@@ -173,6 +176,10 @@ class Host:
 
     def __init__(self, module):
         self.module = module
+        self.headers = {}
+        if module.params["key_file"] and not module.check_mode:
+            with open(module.params["key_file"], encoding="utf-8") as file:
+                self.headers["Authorization"] = "Bearer " + file.read().strip()
         self.running = os.path.isdir("/run/systemd/system")
 
     def systemctl(self, *arguments):
@@ -237,7 +244,9 @@ class Host:
                     return
                 try:
                     # The node's own service: a proxy configured in the environment has nothing to do with it.
-                    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+                    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                        urllib.request.Request(url, headers=self.headers), timeout=5
+                    ) as answer:
                         if contains in answer.read(1 << 20).decode("utf-8", "replace"):
                             return
                         said = f"{url} does not yet answer with '{contains}'"
@@ -293,6 +302,7 @@ def main():
             "data": {"type": "str", "default": ""},
             "ready_url": {"type": "str"},
             "serves_url": {"type": "str"},
+            "key_file": {"type": "path", "no_log": False},
             "timeout": {"type": "int", "default": 90},
         },
         required_if=[("state", "present", ("instances", "command"))],
@@ -315,7 +325,10 @@ def main():
         data=options["data"],
         start_timeout=options["timeout"],
     )
-    host = Host(module)
+    try:
+        host = Host(module)
+    except OSError as error:
+        module.fail_json(msg=f"pinned_service {options['name']}: key_file: {error}")
     try:
         wanted = {service.unit_name(index): service.unit(index, instance) for index, instance in enumerate(instances)}
         urls = [
