@@ -4,10 +4,11 @@
 #   make node    turn this machine into a tuned, audited AI inference node   (ARGS="--check --diff" shows what it would do)
 #   make test    the whole test suite, on a Debian 12 or 13 machine as root; 20 to 30 minutes on two cores
 #   make check   the quick part of it: lint, unit tests, the search engine's own tests; under 3 minutes
+#   make search  only the search engine, as build/vnni-search
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit
+.PHONY: help setup node check lint unit search sanity integration molecule test bench-search bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -37,4 +38,26 @@ lint: setup-test
 unit: setup-test
 	$(BIN)/pytest -q -n 2 tests/unit
 
-check: lint unit
+# The engine's own tests run before the binary is put in place.
+search:
+	@roles/vector_search/files/vnni-search/build.sh build/vnni-search build/vnni-search.d
+	@build/vnni-search --help | head -n 1
+
+check: lint unit search
+
+sanity: setup-test
+	tests/integration/sanity
+
+integration: setup-test
+	$(BIN)/pytest -q tests/integration
+
+molecule: setup-test
+	cd extensions && ../$(BIN)/molecule test --all
+
+test: check sanity integration molecule
+
+bench-search: search
+	tests/bench_search/run.sh
+
+bench-tasks: setup-test
+	tests/bench_tasks/bench

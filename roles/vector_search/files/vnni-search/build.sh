@@ -1,19 +1,14 @@
 #!/bin/sh
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Build vnni-search from its sources, test it, and only then put the binary in place: build.sh OUTPUT [BUILD_DIRECTORY]
+# Build vnni-search from its sources, test it, and only then put the binary in place.
+#   build.sh OUTPUT [BUILD_DIRECTORY]     a BUILD_DIRECTORY is kept, for the next build to begin from
+#   build.sh --dependencies               only install what the build needs
 # Installs what the build needs from Debian when it is missing and we are root; otherwise says what to install.
 set -eu
 
-output=${1:?"usage: build.sh OUTPUT [BUILD_DIRECTORY]"}
+output=${1:?"usage: build.sh OUTPUT [BUILD_DIRECTORY] | --dependencies"}
 source=$(cd "$(dirname "$0")" && pwd)
-if [ $# -ge 2 ]; then
-    build=$2
-else
-    build=$(mktemp -d)
-    trap 'rm -rf "$build"' EXIT
-fi
-
 have() {
     case $1 in
     /*) [ -e "$1" ] ;;
@@ -46,6 +41,15 @@ if [ -n "$missing" ]; then
     apt-cache show libboost1.81-dev >/dev/null 2>&1 && boost=libboost1.81-dev
     # shellcheck disable=SC2046 # a list of packages
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(echo "$missing" | sed "s/\bboost\b/$boost/") >&2
+fi
+
+[ "$output" = --dependencies ] && exit 0
+
+if [ $# -ge 2 ]; then
+    build=$2
+else
+    build=$(mktemp -d)
+    trap 'rm -rf "$build"' EXIT
 fi
 
 cmake -S "$source" -B "$build" >&2
