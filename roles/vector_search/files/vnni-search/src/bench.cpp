@@ -69,7 +69,7 @@ static json answer(const json& request, std::shared_ptr<const Index>& index) {
     }
     if (op == "load") return index = Index::open(request.at("index")), json::object();
     if (!index) fail("op '", op, "' before any build or load");
-    if (op == "save") return write_index(index->data(), request.at("index")), json::object();
+    if (op == "save") return write_index(index->data(), index->header(), request.at("index")), json::object();
     if (op != "search") fail("op '", op, "': expected build, search, load or save");
     uint64_t rows = 0;
     const std::string path = request.at("out");

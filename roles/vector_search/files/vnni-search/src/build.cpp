@@ -19,8 +19,7 @@ constexpr size_t kBlockRows = 4096;
 constexpr size_t kSampleRows = 20000;
 constexpr uint32_t kHeldOut = 500;  // rows that measure the recall before they are linked
 constexpr uint32_t kTruth = 100;
-constexpr float kProductAlpha = 0.95f;  // alpha where similarities are compared instead of distances
-static const double kEvenLengths = getenv("T_EVEN")?atof(getenv("T_EVEN")):0.05;    // standard deviation of rows' lengths over their mean
+constexpr double kEvenLengths = 0.05;  // standard deviation of rows' lengths over their mean
 
 // Rows are linked in random order, in batches: every row of a batch searches the graph as it was before the batch, so the result does
 // not depend on the threads. The graph is built over 8-bit codes even when the index keeps 4-bit ones.
@@ -132,6 +131,7 @@ void Builder::look_at_lengths(std::vector<float>& sample) {
         sum += std::sqrt(lengths[i].first), squares += lengths[i].first;
     }
     by_product_ = squares * double(rows) > (1 + kEvenLengths * kEvenLengths) * sum * sum;
+    d_->header.by_product = by_product_;
     if (!by_product_) return;
     std::sort(lengths.rbegin(), lengths.rend());
     std::vector<float> kept;

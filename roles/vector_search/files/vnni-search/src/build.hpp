@@ -12,6 +12,8 @@
 
 namespace vnni {
 
+constexpr float kProductAlpha = 0.95f;  // alpha where similarities are compared instead of distances
+
 struct BuildOptions {
     Metric metric = Metric::l2;
     unsigned threads = 1;

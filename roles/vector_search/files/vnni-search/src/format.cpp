@@ -95,9 +95,9 @@ Header read_header(const File& file) {
     if (h.rows >= kNoSlot || h.live > h.rows) fail(path, ": header: ", h.live, " live of ", h.rows, " rows");
     if (h.degree < 1 || h.degree > 1024) fail(path, ": header: degree ", h.degree, ", expected 1 to 1024");
     if (h.stride != Quantizer::stride_for(h.dim, h.bits)) fail(path, ": header: stride ", h.stride, " does not fit the dimension");
-    if (h.pivots > h.rows || (h.rows && !h.pivots)) fail(path, ": header: ", h.pivots, " pivots of ", h.rows, " rows");
+    if (h.pivots > h.rows || h.pivots > kMaxPivots || (h.rows && !h.pivots)) fail(path, ": header: ", h.pivots, " pivots of ", h.rows, " rows");
     if (!(h.refine_scale > 0) || !std::isfinite(h.refine_scale)) fail(path, ": header: refinement scale ", h.refine_scale);
-    if (!std::isfinite(h.max_norm) || !std::isfinite(h.alpha)) fail(path, ": header: a parameter is not finite");
+    if (!std::isfinite(h.alpha)) fail(path, ": header: a parameter is not finite");
     uint64_t end = sizeof h;
     for (uint32_t s = 0; s < kSections; ++s) {
         const Section& section = h.sections[s];
@@ -175,7 +175,7 @@ std::unique_ptr<IndexData> load(const std::string& path, const OpenOptions& opti
     for (uint32_t s = 0; s < kSections; ++s) {
         const Section& section = h.sections[s];
         if (!section.bytes) continue;
-        const size_t reserve = reserve_rows * shape_of(h).row_bytes(SectionId(s));
+        const size_t reserve = s == kPivots ? 4 * kMaxPivots : s == kDead ? reserve_rows / 8 + 8 : reserve_rows * shape_of(h).row_bytes(SectionId(s));
         const bool map = options.mode == Mode::mmap || (options.mode == Mode::split && s == kRefine);
         if (map) {
             data->section[s] = Region::file(file.fd(), path, section.offset, section.bytes, reserve);
@@ -193,23 +193,27 @@ std::unique_ptr<IndexData> load(const std::string& path, const OpenOptions& opti
 
 // --- writing ---
 
-void write_index(const IndexData& data, const std::string& path) {
-    Header h = data.header;
+void write_index(const IndexData& data, Header h, const std::string& path) {
     std::memcpy(h.magic, kMagic, sizeof kMagic);
     h.format = 1;
     AtomicFile out(path);
+    Region tags;
     uint64_t end = sizeof h;
     for (uint32_t s = 0; s < kSections; ++s) {
         Section& section = h.sections[s];
+        const Region* region = &data.section[s];
+        if (s == kTags && data.tags) tags = data.tags->serialize(h.rows), region = &tags;
         section = {};
-        section.bytes = data.section[s] ? data.section[s].size() : 0;
+        if (!*region) continue;
+        h.sections[s].bytes = s == kTags ? tags.size() : 1;  // present
+        section.bytes = expected_bytes(h, SectionId(s));
         if (!section.bytes) continue;
         section.offset = round_up(end, kHugePage);
         for (uint64_t at = 0; at < section.bytes; at += kBlock) {
             check_interrupted();
             const size_t block = std::min<uint64_t>(kBlock, section.bytes - at);
-            section.crc = crc32c(data.section[s].data() + at, block, section.crc);
-            out.file().write(data.section[s].data() + at, block, section.offset + at);
+            section.crc = crc32c(region->data() + at, block, section.crc);
+            out.file().write(region->data() + at, block, section.offset + at);
         }
         end = section.offset + section.bytes;
     }

@@ -18,7 +18,7 @@ enum SectionId : uint32_t {
     kPivots,   // u32 slot[pivots]: where searches enter
     kCodes,    // u8 [rows][stride]
     kGraph,    // u32 [rows][degree]: neighbours; a short list is filled with the row itself
-    kTerm,     // float [rows]; l2: the squared length of the decoded row less mean; ip: see Header::max_norm; cosine: none
+    kTerm,     // float [rows]; l2: the squared length of the decoded row less mean; else none
     kRefine,   // half [rows][dim]: the rows times refine_scale
     kIds,      // u64 [rows], external ids; none: a row's id is its number
     kDead,     // u64 bitmap [rows]: slots that hold no row (deleted, perhaps still linked); none: all live
@@ -49,22 +49,46 @@ struct Header {
     uint64_t wal_position;   // LiveIndex: the log generation that continues this file
     uint32_t dim, stride, degree, pivots;
     uint8_t metric, bits;    // bits: 8 or 4 a code
-    uint8_t unused[2];
+    uint8_t by_product;      // the graph was built by inner product, as its rows' lengths differ
+    uint8_t unused;
     uint32_t build_ef;
     float alpha;
     float refine_scale;      // a power of two
-    // ip with rows of different lengths: the greatest length M; term = sqrt(M^2 - |x|^2), one more dimension that makes all rows
-    // equally long, in which the graph is built by L2. 0: no term.
-    float max_norm;
+    float unused2;
     uint32_t table[std::size(kTargetKs)][std::size(kTargets)];  // 0: not measured
     float table_recall;      // the recall@10 the largest measured ef reached
-    uint32_t unused2;
+    uint32_t unused3;
     Section sections[kSections];
     char rest[3680];
 };
 static_assert(sizeof(Header) == 4096);
 
 class Tags;
+
+// Searches of a LiveIndex announce themselves, so that a slot is not used again while one may know it.
+struct Readers {
+    static constexpr size_t kSeats = 256;
+    struct alignas(64) Seat {
+        std::atomic<uint64_t> epoch{0};  // in which the search began; 0: free
+    };
+    Seat seats[kSeats];
+    std::atomic<uint64_t> epoch{1};
+
+    std::atomic<uint64_t>& sit() {
+        static thread_local size_t favourite = 0;
+        for (;; ++favourite) {
+            uint64_t free = 0;
+            auto& seat = seats[favourite % kSeats].epoch;
+            if (seat.compare_exchange_strong(free, epoch.load())) return seat;
+        }
+    }
+    uint64_t next_epoch() { return ++epoch; }
+    bool none_before(uint64_t wanted) const {
+        for (const Seat& seat : seats)
+            if (const uint64_t began = seat.epoch.load(); began && began < wanted) return false;
+        return true;
+    }
+};
 
 // One opened or built index. The typed pointers point into the sections.
 struct IndexData {
@@ -75,6 +99,7 @@ struct IndexData {
     Region pivot_codes;                 // the pivots' rows side by side
     std::vector<float> pivot_terms;
     std::shared_ptr<Tags> tags;
+    std::unique_ptr<Readers> readers;   // of a LiveIndex
     std::atomic<uint64_t> rows{0};      // header.rows, growing in a LiveIndex
     std::atomic<uint64_t> live{0};
     std::atomic<uint32_t> pivots{0};
@@ -107,6 +132,6 @@ Header read_header(const File&);
 // Maps or reads all sections as the mode says. Throws Error naming the file, the section and what is wrong with it.
 std::unique_ptr<IndexData> load(const std::string& path, const OpenOptions&, uint64_t reserve_rows = 0);
 // Writes header and sections under a temporary name and renames; fills in offsets and checksums.
-void write_index(const IndexData&, const std::string& path);
+void write_index(const IndexData&, Header, const std::string& path);
 
 }  // namespace vnni

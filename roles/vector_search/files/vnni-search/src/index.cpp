@@ -148,6 +148,10 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
         fail("recall_target ", options.recall_target, ": expected 0.5 to 0.999");
     if (!all_finite(query, index_->dim())) fail("the query has a value that is not finite");
     Scratch& s = *scratch_;
+    struct Seat {
+        std::atomic<uint64_t>* epoch;
+        ~Seat() { if (epoch) epoch->store(0); }
+    } const seat{data.readers ? &data.readers->sit() : nullptr};
     const uint64_t rows = data.rows.load(std::memory_order_acquire);
     s.slots.clear();
     s.beam.stats = {};

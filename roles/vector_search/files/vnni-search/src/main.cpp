@@ -160,7 +160,7 @@ static int build_main(int argc, char** argv) {
     { AtomicFile writable(output); }  // a place that cannot be written is known before the work
     const double start = wall_seconds();
     const auto index = build(input, options);
-    write_index(index->data(), output);
+    write_index(index->data(), index->header(), output);
     if (!args.flag("quiet")) std::fprintf(stderr, "%s: %s in %s\n", output.c_str(), human_bytes(double(index->memory_bytes())).c_str(), human_seconds(wall_seconds() - start).c_str());
     return 0;
 }

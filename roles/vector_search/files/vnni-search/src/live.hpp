@@ -1,0 +1,94 @@
+// Copyright (c) 2026, The ainode.cpu authors
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// An index that changes while it is searched, and survives a crash at any moment.
+//
+// Writers take turns; readers never wait. A neighbour list is changed one atomic word at a time and every word is a valid slot at
+// every moment. A row is written into a slot nobody links to, then linked, then shown. A deleted row is hidden at once and stays
+// linked until consolidate() has repaired the lists around it; its slot is used again when every search that could know it is over.
+//
+// Files: the index, and logs NAME.1, NAME.2, ... The index names the first log that continues it. A snapshot starts the next log,
+// replaces the index by one that names it, and removes the logs before. Opening replays what there is.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "format.hpp"
+
+namespace vnni {
+
+// When a write is on the disk: before it is acknowledged, within `interval` seconds, or when the system pleases.
+enum class Sync : uint8_t { always, interval, never };
+Sync sync_from(const std::string&);  // throws Error
+
+struct LiveOptions {
+    OpenOptions open;
+    Sync sync = Sync::always;
+    double interval = 1;                       // seconds
+    double consolidate_share = 0.1;            // of the rows hidden, from which the background repairs; above 1: never
+    uint64_t capacity = uint64_t(kNoSlot) - 1; // rows that address space is reserved for
+};
+
+class LiveIndex {
+ public:
+    // Opens the index at path and replays the logs log.1, log.2, ...; a torn last record is cut off, a damaged one refused (Error).
+    LiveIndex(const std::string& path, const std::string& log, const LiveOptions& = {});
+    ~LiveIndex();
+
+    std::shared_ptr<const Index> view() const { return index_; }
+    // Inserts or replaces n rows; vectors: n * dim floats; tags: none or n sets. Acknowledged, as Sync says, when it returns.
+    // A search sees a row's old or its new vector. Throws Error on bad input before anything changed.
+    void upsert(const uint64_t* ids, const float* vectors, size_t n, const std::vector<std::vector<std::string>>& tags = {});
+    size_t erase(const uint64_t* ids, size_t n);  // how many there were
+    // Writes the index file anew and drops the logs before it. Writers wait, readers do not.
+    void snapshot();
+    // Repairs the lists around hidden rows and frees their slots; returns how many. Readers and, between steps, writers go on.
+    size_t consolidate();
+    uint64_t hidden() const { return data_->rows - data_->live - freed_count_; }  // rows deleted but still linked
+
+ private:
+    struct Log;
+    uint32_t find(uint64_t id) const;
+    void remember(uint64_t id, uint32_t slot);
+    void forget(uint64_t id);
+    void grow_map();
+    uint32_t take_slot();
+    void put(uint64_t id, const float* vector, const std::vector<std::string>& tags);
+    bool remove(uint64_t id);
+    void hide(uint32_t slot, bool hidden);
+    void link(uint32_t slot, const float* row);
+    void choose(uint32_t slot, std::vector<uint32_t>& slots, uint32_t fresh = kNoSlot);
+    void distances(uint32_t slot, const uint32_t* others, size_t n, float* out);
+    void set_list(uint32_t slot, const std::vector<uint32_t>& neighbours);
+    void replay();
+    void open_log(uint64_t generation);
+    void background(std::stop_token);
+    uint32_t* list(uint32_t slot) const { return data_->section[kGraph].as<uint32_t>() + size_t(slot) * data_->header.degree; }
+
+    const std::string path_, log_name_;
+    const LiveOptions options_;
+    std::shared_ptr<Index> index_;
+    IndexData* data_ = nullptr;
+    mutable std::mutex writer_, consolidating_;
+    std::unique_ptr<Log> log_;
+    std::vector<uint32_t> map_;               // open addressing over the ids section: slot + 1, 0 free, kNoSlot erased
+    size_t map_used_ = 0;
+    std::vector<uint32_t> free_;              // slots to use again now
+    std::vector<std::pair<uint64_t, std::vector<uint32_t>>> waiting_;  // epoch, slots free when no reader is that old
+    std::vector<bool> freed_;                 // slots no list names
+    std::atomic<uint64_t> freed_count_{0};
+    Beam beam_;                               // writers' scratch
+    Query query_;
+    std::vector<float> from_;
+    uint32_t from_slot_ = kNoSlot;
+    std::vector<float> scratch_;
+    std::condition_variable_any wake_;
+    std::jthread worker_;
+};
+
+}  // namespace vnni
