@@ -52,7 +52,8 @@ integration: setup-test
 	$(BIN)/pytest -q tests/integration
 
 molecule: setup-test
-	cd extensions && ../$(BIN)/molecule test --all
+	$(BIN)/molecule test --scenario-name container
+	$(BIN)/molecule test --scenario-name vm
 
 test: check sanity integration molecule
 
