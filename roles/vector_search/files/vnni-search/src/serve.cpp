@@ -3,7 +3,7 @@
 //
 // `vnni-search serve`: routes requests to the workers, swaps indexes, and tells systemd and Prometheus how it is doing.
 // Threads: main waits for signals and ticks the watchdog; I/O threads speak HTTP; workers parse, search and encode; one
-// maintenance thread opens and swaps indexes.
+// maintenance thread opens and swaps indexes and writes to them, in the order in which it is asked to.
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -14,16 +14,18 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "cli.hpp"
-#include "index.hpp"
+#include "live.hpp"
 #include "serve_http.hpp"
 #include "serve_options.hpp"
 #include "serve_pool.hpp"
 #include "serve_protocol.hpp"
+#include "tags.hpp"
 
 namespace vnni {
 namespace {
@@ -78,6 +80,7 @@ microseconds watchdog_interval() {
 
 constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};  // s
 constexpr size_t kBucketCount = std::size(kBuckets) + 1;
+constexpr size_t kMaxErrands = 256;
 const std::string kDraining = "the server is draining";
 
 /// What belongs to one worker: its searcher, and counters that no other thread writes.
@@ -119,16 +122,17 @@ class Service {
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::shared_ptr<const Index> index_;
-    std::string path_ = options_.index;
+    std::shared_ptr<LiveIndex> live_;                                   // whose view index_ is, when it takes writes
+    std::string path_ = options_.index, file_;                          // as it was named, and the file that the name stood for
     std::string not_ready_ = "the index is being opened and verified";  // why there is no index
     std::deque<std::function<void()>> errands_;                         // for the maintenance thread
     bool stopping_ = false;
-    std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0};
+    std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0}, upserted_{0}, erased_{0};
     std::atomic<bool> opening_{false};
 
     std::vector<WorkerState> states_;
     http::Server server_;
-    Pool pool_;
+    WorkerPool pool_;
 
     std::shared_ptr<const Index> index() const {
         std::lock_guard lock(mutex_);
@@ -140,12 +144,14 @@ class Service {
         return stopping_ ? kDraining : index_ ? "" : not_ready_;
     }
 
-    void errand(std::function<void()> work);
+    bool errand(std::function<void()> work);
     void maintain();
     std::string open(std::string path);
 
     void route(http::Request request, http::Reply reply, bool admin);
     void infer(http::Request request, http::Reply reply);
+    void administer(http::Request request, http::Reply reply);
+    http::Response write(const http::Request& request);
     std::optional<http::Response> describe(std::string_view path, bool& is_infer) const;
     http::Response status() const;
     std::string metrics() const;
@@ -153,6 +159,12 @@ class Service {
 
 http::Response json_response(std::string body, unsigned status = 200) { return {.status = status, .body = std::move(body)}; }
 http::Response error_response(unsigned status, const std::string& message) { return json_response(encode_error(message), status); }
+
+http::Response busy(const std::string& message) {
+    auto response = error_response(429, message);
+    response.retry_after_s = 1;
+    return response;
+}
 
 /// A request on its way through the workers. Holds the index that it was checked against, so that a swap cannot come
 /// between its parsing and its search.
@@ -253,9 +265,7 @@ void Service::infer(http::Request request, http::Reply reply) {
     auto job = std::make_shared<SearchJob>(*this, std::move(request), reply, current);
     if (pool_.submit(std::move(job), cost)) return;
     ++rejected_;
-    auto response = error_response(429, "the queue is full");
-    response.retry_after_s = 1;
-    reply(std::move(response));
+    reply(busy("the queue is full"));
 }
 
 /// The answer to a GET of the protocol's descriptions; nothing when there is no such path. `is_infer` when it was one to POST to.
@@ -316,14 +326,7 @@ void Service::route(http::Request request, http::Reply reply, bool admin) {
         return reply(std::move(response)), false;
     };
     if (admin && request.path == "/admin/status") return only("GET") ? reply(status()) : void();
-    if (admin && request.path == "/admin/swap") {
-        if (!only("POST")) return;
-        const auto named = parse_path(request.body);
-        return errand([this, named, reply] {
-            const std::string error = open(named ? *named : path_);
-            reply(error.empty() ? status() : error_response(422, error));
-        });
-    }
+    if (admin && request.path.starts_with("/admin/")) return only("POST") ? administer(std::move(request), std::move(reply)) : void();
     bool is_infer = false;
     auto description = describe(request.path, is_infer);
     if (is_infer) return only("POST") ? infer(std::move(request), reply) : void();
@@ -331,12 +334,64 @@ void Service::route(http::Request request, http::Reply reply, bool admin) {
     if (description->status == 404 || only("GET")) reply(std::move(*description));
 }
 
-void Service::errand(std::function<void()> work) {
+/// Everything that changes the index waits its turn on the maintenance thread.
+void Service::administer(http::Request request, http::Reply reply) {
+    const bool taken = errand([this, request = std::move(request), reply] {
+        try {
+            if (request.path != "/admin/swap") return reply(write(request));
+            const std::string error = open(parse_path(request.body).value_or(path_));
+            reply(error.empty() ? status() : error_response(422, error));
+        } catch (const ProtocolError& e) {
+            reply(error_response(e.status, e.what()));
+        } catch (const std::exception& e) {
+            log("error", "a write failed", {{"request", request.path}, {"reason", e.what()}});
+            reply(error_response(500, e.what()));
+        }
+    });
+    if (taken) return;
+    ++rejected_;
+    reply(busy("too many changes wait"));
+}
+
+/// Carries out a write and says what it did, once the log has it. Throws ProtocolError for what the client can mend, Error for the rest.
+http::Response Service::write(const http::Request& request) {
+    const std::string operation = request.path.substr(std::strlen("/admin/"));
+    if (operation != "upsert" && operation != "delete" && operation != "snapshot" && operation != "consolidate")
+        throw ProtocolError(404, "there is nothing at " + request.path);
+    if (!options_.writes) throw ProtocolError(409, "this server only reads its index; start it with --writes");
+    if (!live_) throw ProtocolError(503, not_ready());
+    json done;
+    if (operation == "snapshot") {
+        live_->snapshot();
+        done["path"] = file_;
+    } else if (operation == "consolidate") {
+        done["freed"] = live_->consolidate();
+    } else {
+        const bool upsert = operation == "upsert";
+        const WriteRequest w = parse_write(request.body, request.inference_header_length, {.dim = live_->view()->dim()}, upsert);
+        try {
+            for (const auto& tags : w.tags) Tags::check(tags);
+        } catch (const Error& e) {
+            throw ProtocolError(400, e.what());
+        }
+        if (upsert) live_->upsert(w.ids.data(), w.vectors.data(), w.ids.size(), w.tags);
+        const size_t count = upsert ? w.ids.size() : live_->erase(w.ids.data(), w.ids.size());
+        (upsert ? upserted_ : erased_) += count;
+        done[upsert ? "upserted" : "deleted"] = count;
+    }
+    done["rows"] = live_->view()->size();
+    return json_response(done.dump());
+}
+
+/// False when too much waits for the maintenance thread already.
+bool Service::errand(std::function<void()> work) {
     {
         std::lock_guard lock(mutex_);
+        if (errands_.size() == kMaxErrands) return false;
         errands_.push_back(std::move(work));
     }
     changed_.notify_one();
+    return true;
 }
 
 void Service::maintain() {
@@ -354,8 +409,8 @@ void Service::maintain() {
 }
 
 /// Opens and verifies the index at `path` and swaps to it; the one in service goes on until then, and for good when this
-/// fails. Returns why it failed. On the maintenance thread only, which is the only one to write `path_`.
-std::string Service::open(std::string path) {
+/// fails. Returns why it failed. On the maintenance thread only, which alone changes `path_`, `file_` and `live_`.
+std::string Service::open(const std::string path) {
     const auto started = Clock::now();
     const bool reload = index() != nullptr;
     if (not_ready() == kDraining) return kDraining;
@@ -363,10 +418,18 @@ std::string Service::open(std::string path) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (reload) notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
     std::shared_ptr<const Index> opened;
-    std::string error;
+    std::shared_ptr<LiveIndex> live;
+    std::string error, file = path;
     opening_ = true;
     try {
-        opened = Index::open(path, options_.open);
+        if (options_.writes) {
+            file = std::filesystem::canonical(path);  // a link to the index stays one, and the log is found beside the file
+            if (live_ && file == file_) throw Error(file + " is being written to; swap to another file");
+            live = std::make_shared<LiveIndex>(file, file + ".log", LiveOptions{.open = options_.open, .sync = *options_.writes});
+            opened = live->view();
+        } else {
+            opened = Index::open(path, options_.open);
+        }
     } catch (const std::exception& e) {
         error = e.what();
     }
@@ -374,7 +437,7 @@ std::string Service::open(std::string path) {
     {
         std::lock_guard lock(mutex_);
         if (opened)
-            index_ = opened, path_ = path;
+            index_ = opened, live_ = live, path_ = path, file_ = file;
         else if (!reload)
             not_ready_ = error;
     }
@@ -454,6 +517,8 @@ std::string Service::metrics() const {
     one("queue_depth", "gauge", "Queries waiting for a worker", pool_.waiting());
     one("queue_capacity", "gauge", "Queries that may wait", options_.queue);
     one("workers", "gauge", "Worker threads", pool_.workers());
+    one("upserted_total", "counter", "Rows inserted or replaced", upserted_.load());
+    one("deleted_total", "counter", "Rows deleted", erased_.load());
     one("index_swaps_total", "counter", "Indexes taken into service", swaps_.load());
     one("index_swap_failures_total", "counter", "Indexes refused", failed_swaps_.load());
 

@@ -84,6 +84,10 @@ std::vector<Option> option_table(Options& o, size_t& workers) {
          [&](auto& v) { o.admin = v; }},
         {"api-key-file", "FILE", "clients must send \"Authorization: Bearer KEY\", except to /v2/health", [&](auto& v) { o.api_key = read_key(v); }},
         {"admin-key-file", "FILE", "the same for the admin listener", [&](auto& v) { o.admin_key = read_key(v); }},
+        {"writes", "SYNC",
+         "take upserts and deletes at the admin listener; the log beside the index, FILE.log.N, is on the disk always (before a write is "
+         "acknowledged), at an interval (1 s) or never (when the system pleases) [no writes]",
+         [&](auto& v) { o.writes = sync_from(v); }},
         {"cpus", "CPULIST", "CPUs for the workers, such as 0-3,8; one worker a physical core [the affinity mask]",
          [&](auto& v) { o.cpus = parse_cpulist(v); }},
         {"workers", "N", "no more workers than this [one a physical core]", [&](auto& v) { workers = number<size_t>(v, 1, 4096); }},
@@ -189,6 +193,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
     if (o.defaults.ef && o.defaults.recall_target > 0) throw UsageError("give --ef or --recall-target, not both");
     if (!o.admin.empty() && o.admin_key.empty() && !is_local(o.admin))
         throw UsageError("--admin " + o.admin + " is reachable from other hosts: give --admin-key-file, or a loopback or unix: address");
+    if (o.writes && o.admin.empty()) throw UsageError("--writes needs --admin, where they are taken");
     if (o.listen.empty()) o.listen.push_back("127.0.0.1:8000");
     o.cpus = worker_cpus(o.cpus, workers);
     return o;

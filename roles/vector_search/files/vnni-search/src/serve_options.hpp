@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "index.hpp"
+#include "live.hpp"
 #include "serve_http.hpp"
 #include "serve_protocol.hpp"
 
@@ -22,6 +22,7 @@ struct Options {
     std::vector<int> cpus;           // one worker each
     std::string api_key, admin_key;  // empty: none is asked for
     OpenOptions open;
+    std::optional<Sync> writes;  // none: the index is only read
     Defaults defaults;
     http::Limits http;
     uint64_t max_queries = 16384;

@@ -25,7 +25,7 @@ constexpr int kMaxCpu = 65536;
 
 }  // namespace
 
-Pool::Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle)
+WorkerPool::WorkerPool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle)
     : capacity_(capacity), idle_(std::move(idle)), state_(cpus.size()) {
     for (auto& s : state_) s.heartbeat = Clock::now();
     for (size_t i = 0; i < cpus.size(); ++i) {
@@ -39,7 +39,7 @@ Pool::Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(siz
     }
 }
 
-Pool::~Pool() {
+WorkerPool::~WorkerPool() {
     {
         std::lock_guard lock(mutex_);
         stop_ = true;
@@ -48,7 +48,7 @@ Pool::~Pool() {
     for (auto& thread : threads_) thread.join();
 }
 
-bool Pool::submit(std::shared_ptr<Job> job, size_t cost) {
+bool WorkerPool::submit(std::shared_ptr<Job> job, size_t cost) {
     {
         std::lock_guard lock(mutex_);
         if (waiting_ > 0 && waiting_ + cost > capacity_) return false;
@@ -60,7 +60,7 @@ bool Pool::submit(std::shared_ptr<Job> job, size_t cost) {
     return true;
 }
 
-void Pool::wake_all() {
+void WorkerPool::wake_all() {
     {
         std::lock_guard lock(mutex_);
         ++epoch_;
@@ -68,21 +68,21 @@ void Pool::wake_all() {
     ready_.notify_all();
 }
 
-size_t Pool::waiting() const {
+size_t WorkerPool::waiting() const {
     std::lock_guard lock(mutex_);
     return waiting_;
 }
 
-Clock::duration Pool::oldest_heartbeat() const {
+Clock::duration WorkerPool::oldest_heartbeat() const {
     std::lock_guard lock(mutex_);
     const auto oldest = std::min_element(state_.begin(), state_.end(), [](auto& a, auto& b) { return a.heartbeat < b.heartbeat; });
     return Clock::now() - oldest->heartbeat;
 }
 
 /// How many of a job's items a worker takes at a time: two rounds for every worker, and divisors of kTurn.
-size_t Pool::chunk(size_t items) const { return std::clamp<size_t>(std::bit_ceil(items / (2 * state_.size())), 4, 32); }
+size_t WorkerPool::chunk(size_t items) const { return std::clamp<size_t>(std::bit_ceil(items / (2 * state_.size())), 4, 32); }
 
-void Pool::work(size_t worker) {
+void WorkerPool::work(size_t worker) {
     auto& me = state_[worker];
     std::unique_lock lock(mutex_);
     while (!stop_) {

@@ -26,16 +26,16 @@ struct Job {
     virtual void finish(size_t worker) = 0;
 
  private:
-    friend class Pool;
+    friend class WorkerPool;
     size_t cost_ = 0, items_ = 0, next_ = 0, left_ = 0;  // items_ is 0 until prepared
 };
 
-class Pool {
+class WorkerPool {
  public:
     /// A thread for each of `cpus`, pinned to it. `capacity`: the cost of the jobs that may wait. `idle` is called by every
     /// worker after wake_all() and before its first job, for instance to let go of an index that was replaced.
-    Pool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t worker)> idle);
-    ~Pool();  // jobs that still wait are dropped
+    WorkerPool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t worker)> idle);
+    ~WorkerPool();  // jobs that still wait are dropped
 
     /// False when the queue is full. A job that alone exceeds the capacity is taken when nothing waits.
     bool submit(std::shared_ptr<Job> job, size_t cost);

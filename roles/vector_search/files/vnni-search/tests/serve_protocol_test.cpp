@@ -330,7 +330,7 @@ TEST_CASE("the pool runs every item of every job once, and refuses what it has n
     std::vector<int> workers(4, cpus[0]);  // four threads that preempt each other
     std::vector<std::shared_ptr<CountingJob>> jobs;
     {
-        Pool pool(workers, 1 << 20, [&](size_t) { ++idled; });
+        WorkerPool pool(workers, 1 << 20, [&](size_t) { ++idled; });
         for (int i = 0; i < 300; ++i) {
             jobs.push_back(std::make_shared<CountingJob>(1 + static_cast<size_t>(i * 7919 % 500), finished));
             REQUIRE(pool.submit(jobs.back(), 1));
@@ -363,7 +363,7 @@ struct BlockingJob : Job {
 TEST_CASE("the pool's queue is bounded, and a worker that hangs is noticed") {
     std::atomic<bool> go{false};
     std::atomic<int> finished{0};
-    Pool pool({allowed_cpus()[0]}, 100, [](size_t) {});
+    WorkerPool pool({allowed_cpus()[0]}, 100, [](size_t) {});
     auto blocker = std::make_shared<BlockingJob>(go);
     REQUIRE(pool.submit(blocker, 1));
     while (!blocker->running) usleep(100);

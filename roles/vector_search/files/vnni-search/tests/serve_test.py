@@ -126,7 +126,7 @@ class Server:
 
     def __exit__(self, kind, *_) -> None:
         if kind is None:
-            self.stop()
+            self.stop() if self.process.returncode is None else None
         else:
             self.process.kill()
             self.process.wait()
@@ -624,6 +624,86 @@ def test_metrics_add_up(items, queries):
                 float(line.rsplit(" ", 1)[1])
 
 
+# ---- writes
+
+
+def upsert(server: Server, ids: list[int], rows: np.ndarray, tags: list[list[str]] | None = None):
+    inputs = [
+        {"name": "ids", "datatype": "INT64", "shape": [len(ids)], "data": ids},
+        {"name": "vectors", "datatype": "FP32", "shape": list(rows.shape), "data": rows.tolist()},
+    ]
+    return server.admin("POST", "/admin/upsert", {"inputs": inputs, "parameters": {"tags": tags}} if tags else {"inputs": inputs})
+
+
+def delete(server: Server, ids: list[int]):
+    return server.admin("POST", "/admin/delete", {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [len(ids)], "data": ids}]})
+
+
+def found(server: Server, queries: np.ndarray, **parameters) -> list[int]:
+    """The id of each query's nearest row."""
+    return from_json(server.ask("POST", INFER, as_json(queries, k=1, ef=300, **parameters))[1])[0][:, 0].tolist()
+
+
+def test_writes_are_searched_at_once_and_survive_kill(folder, items):
+    index = folder / "live.vnni"
+    index.write_bytes(items[0].read_bytes())
+    link = folder / "current.vnni"
+    link.symlink_to(index)
+    new = np.random.Generator(np.random.PCG64(9)).standard_normal((6, DIM)).astype(np.float32) * 3
+    ids = [2**40, 2**40 + 1, 2**62, 7_000_000, 8_000_000, 3]
+    with Server(link, "--writes", "always") as server:
+        assert upsert(server, ids, new, [["red"], ["red", "big"], [], ["blue"], [], ["red"]])[:2] == (200, {"upserted": 6, "rows": ITEMS + 5})
+        assert found(server, new) == ids
+        assert found(server, new[3:4], filter={"any": ["red"], "none": ["big"]})[0] in (ids[0], ids[5])
+        assert delete(server, [ids[4], 123_456_789])[:2] == (200, {"deleted": 1, "rows": ITEMS + 4})
+        assert ids[4] not in found(server, new)
+        for body, says in (({"inputs": []}, "inputs"), (b"{", "JSON")):
+            status, answer, _ = server.admin("POST", "/admin/upsert", body)
+            assert status == 400 and says in answer["error"]
+        status, answer, _ = upsert(server, [1], new[:1], [[""]])
+        assert status == 400 and answer["error"]
+        status, answer, _ = upsert(server, [1], new[:1, :5])
+        assert status == 400 and "24 dimensions" in answer["error"]
+        assert server.metric("upserted_total") == 6 and server.metric("deleted_total") == 1
+        server.process.kill()
+        server.process.wait()
+    with Server(link, "--writes", "always") as server:  # what was acknowledged is there
+        assert server.metric("index_rows") == ITEMS + 4
+        want = ids[:4] + ids[5:]
+        rows = np.delete(new, 4, 0)
+        assert found(server, rows) == want
+        assert server.admin("POST", "/admin/snapshot")[:2] == (200, {"path": str(index), "rows": ITEMS + 4})
+        assert server.admin("POST", "/admin/consolidate")[0] == 200
+        assert found(server, rows) == want and link.is_symlink()
+        status, answer, _ = server.admin("POST", "/admin/swap")
+        assert status == 422 and "being written to" in answer["error"]
+        assert server.admin("POST", "/admin/swap", {"path": str(items[0])})[0] == 200
+        assert server.metric("index_rows") == ITEMS
+        assert server.admin("POST", "/admin/swap", {"path": str(link)})[0] == 200
+        assert found(server, rows) == want
+        assert server.admin("POST", "/admin/unknown")[0] == 404
+    with Server(link) as server:  # a reader of the snapshot
+        assert found(server, rows) == want
+        status, answer, _ = delete(server, [1])
+        assert status == 409 and "--writes" in answer["error"]
+
+
+def test_searches_under_writes_fail_never(folder, items, queries):
+    index = folder / "busy.vnni"
+    index.write_bytes(items[0].read_bytes())
+    with Server(index, "--writes", "never") as server:
+        load = Load(server, queries[:16], clients=3)
+        for turn in range(30):
+            ids = list(range(turn * 20, turn * 20 + 20))
+            assert upsert(server, [i + 10_000_000 for i in ids], items[1][ids] + 0.01)[0] == 200
+            assert delete(server, ids)[1]["deleted"] == 20
+            if turn % 10 == 9:
+                assert server.admin("POST", "/admin/snapshot")[0] == 200
+        load.end()
+        assert not load.failures and load.answers > 20
+        assert server.metric("index_rows") == ITEMS
+
+
 # ---- options
 
 
@@ -653,6 +733,8 @@ def test_help_names_every_option():
         (["--index", "x", "--cpus", "4000"], "CPU 4000"),
         (["--index", "x", "--name", "a/b"], '"a/b"'),
         (["--index", "x", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "--admin-key-file"),
+        (["--index", "x", "--writes", "sometimes", "--admin", "unix:/tmp/x"], "sometimes"),
+        (["--index", "x", "--writes", "always"], "--admin"),
         (["--index", "x", "--config", "/nonexistent"], "/nonexistent"),
     ],
 )
