@@ -114,7 +114,7 @@ def _unit_power(host, boot):
         if separator and not line.startswith("#"):
             value = value.strip()
             if name == "idle_states_disabled":
-                value = value.split()
+                value = value.split(",")
             elif name in ("turbo", "epb", "min_frequency_khz", "max_frequency_khz", "max_exit_latency_us"):
                 value = int(value) if value.isdigit() else value
             found[name] = (value, cpu_power.CONF)
