@@ -248,9 +248,7 @@ def parse(arguments):
     parser.add_argument("--workload", metavar="NAME", help="online, batch, search or training; may be left out where the node has one alone")
     parser.add_argument("--instance", metavar="N", type=int, help="number of the instance, from 0 up; may be left out where there is one alone")
     parser.add_argument("--env", metavar="KEY=VALUE", action="append", default=[], help="set a variable for COMMAND; counts more than the placement")
-    parser.add_argument(
-        "--preload", metavar="LIBRARY", action="append", default=[], help=f"preload a shared library: {', '.join(sorted(LIBRARIES))} or a path"
-    )
+    parser.add_argument("--preload", metavar="LIBRARY", action="append", default=[], help=f"preload a shared library: {', '.join(sorted(LIBRARIES))} or a path")
     parser.add_argument("--dry-run", action="store_true", help="print the shell command that does the same, and end")
     parser.add_argument("--list", action="store_true", help="print the instances of this node, and end")
     parser.add_argument("--placement", metavar="FILE", default=PLACEMENT, help="read another placement than %(default)s")

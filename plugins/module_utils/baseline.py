@@ -40,8 +40,13 @@ def load(root):
         data = json.loads(content.decode("utf-8"))
         if data["version"] != 1:
             raise BaselineError(f"{BASELINE} has version {data['version']}, this collection knows version 1: use the release that wrote it")
-        return Baseline({"version": 1, "directories": list(data["directories"]), "owners": {
-            owner: {kind: dict(record[kind]) for kind in KINDS} for owner, record in data["owners"].items()}})
+        return Baseline(
+            {
+                "version": 1,
+                "directories": list(data["directories"]),
+                "owners": {owner: {kind: dict(record[kind]) for kind in KINDS} for owner, record in data["owners"].items()},
+            }
+        )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BaselineError(
             f"{BASELINE} is no baseline ({type(error).__name__}: {error}): restore it from a backup, or remove it to take the node as it is for the baseline"

@@ -35,19 +35,46 @@ _INT8_PATHS = (("amx_int8", {"amx_int8", "amx_tile"}), ("avx512_vnni", {"avx512_
 
 # CPU implementers of arm64 (Arm's MIDR_EL1), in the words that lscpu uses.
 _ARM_IMPLEMENTERS = {
-    0x41: "ARM", 0x42: "Broadcom", 0x43: "Cavium", 0x46: "FUJITSU", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x50: "APM", 0x51: "Qualcomm",
-    0x53: "Samsung", 0x56: "Marvell", 0x61: "Apple", 0x69: "Intel", 0x6D: "Microsoft", 0x70: "Phytium", 0xC0: "Ampere",
+    0x41: "ARM",
+    0x42: "Broadcom",
+    0x43: "Cavium",
+    0x46: "FUJITSU",
+    0x48: "HiSilicon",
+    0x4E: "NVIDIA",
+    0x50: "APM",
+    0x51: "Qualcomm",
+    0x53: "Samsung",
+    0x56: "Marvell",
+    0x61: "Apple",
+    0x69: "Intel",
+    0x6D: "Microsoft",
+    0x70: "Phytium",
+    0xC0: "Ampere",
 }
 
 # Who writes what into the DMI strings of a virtual machine.
 _DMI_VIRTUAL = (
-    ("vmware", "VMware"), ("innotek", "Oracle"), ("virtualbox", "Oracle"), ("hvm domu", "Xen"), ("parallels", "Parallels"), ("bhyve", "bhyve"),
-    ("bochs", "Bochs"), ("kvm", "KVM"), ("qemu", "KVM"),
+    ("vmware", "VMware"),
+    ("innotek", "Oracle"),
+    ("virtualbox", "Oracle"),
+    ("hvm domu", "Xen"),
+    ("parallels", "Parallels"),
+    ("bhyve", "bhyve"),
+    ("bochs", "Bochs"),
+    ("kvm", "KVM"),
+    ("qemu", "KVM"),
 )
 # Who writes the same into virtual machines and into the bare-metal hosts it lets: the CPU's hypervisor flag tells the two apart.
 _DMI_EITHER = (
-    ("microsoft", "Microsoft"), ("xen", "Xen"), ("amazon ec2", "KVM"), ("google", "KVM"), ("openstack", "KVM"), ("ovirt", "KVM"), ("rhev", "KVM"),
-    ("digitalocean", "KVM"), ("alibaba cloud", "KVM"),
+    ("microsoft", "Microsoft"),
+    ("xen", "Xen"),
+    ("amazon ec2", "KVM"),
+    ("google", "KVM"),
+    ("openstack", "KVM"),
+    ("ovirt", "KVM"),
+    ("rhev", "KVM"),
+    ("digitalocean", "KVM"),
+    ("alibaba cloud", "KVM"),
 )
 # PCI vendors of paravirtual devices.
 _PCI_VIRTUAL = (("80ee", "Oracle"), ("15ad", "VMware"), ("5853", "Xen"))

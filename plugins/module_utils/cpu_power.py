@@ -140,7 +140,7 @@ _UNIT = f"""# Laid down by ainode.cpu.cpu_power.
 Description=CPU power settings of an AI node: governor, energy preference, turbo, idle states
 Documentation=file:{CONF}
 ConditionPathIsReadWrite=/sys/devices/system/cpu
-After=systemd-modules-load.service {' '.join(TUNERS)}
+After=systemd-modules-load.service {" ".join(TUNERS)}
 # A cpufreq driver may be loaded late: try every 3 s, for 90 s.
 StartLimitIntervalSec=180
 StartLimitBurst=30
@@ -203,8 +203,13 @@ def plan(host, params, stopped_before=()):
         warnings.append(f"governor powersave holds every CPU at its lowest frequency under the driver {machine.driver}")
     stays = params["persist"] and boot
     return Plan(
-        settings=tuple(made), files=_files(boot) if stays else {}, stopped=_tuners(host, params["conflicting_tuners"], stopped_before) if made else (),
-        starts=UNIT if stays else None, not_applicable=tuple(not_applicable), warnings=tuple(warnings))
+        settings=tuple(made),
+        files=_files(boot) if stays else {},
+        stopped=_tuners(host, params["conflicting_tuners"], stopped_before) if made else (),
+        starts=UNIT if stays else None,
+        not_applicable=tuple(not_applicable),
+        warnings=tuple(warnings),
+    )
 
 
 class _Machine:
@@ -249,8 +254,11 @@ def _governor(machine, governor):
         return [], None, [_NO_CPUFREQ]
     wanted = [Setting("governor", path, governor) for path in available]
     # Under performance the kernel puts the EPP to performance as well: said and recorded here, so that it goes back with the governor.
-    wanted += [Setting("epp (implied by governor)", path, "performance", also=("0",)) for path in machine.policy_files("energy_performance_preference")
-               if machine.holds_epp(os.path.dirname(path))]
+    wanted += [
+        Setting("epp (implied by governor)", path, "performance", also=("0",))
+        for path in machine.policy_files("energy_performance_preference")
+        if machine.holds_epp(os.path.dirname(path))
+    ]
     return wanted, governor, []
 
 
@@ -259,7 +267,7 @@ def _loadable(machine):
     if machine.driver in SELF_GOVERNED:
         return []
     folder = f"/lib/modules/{machine.host.read('/proc/sys/kernel/osrelease')}/kernel/drivers/cpufreq"
-    return [name[len("cpufreq_"):].split(".")[0] for name in machine.host.names(folder, "cpufreq_*.ko*")]
+    return [name[len("cpufreq_") :].split(".")[0] for name in machine.host.names(folder, "cpufreq_*.ko*")]
 
 
 def _epp(machine, epp):
@@ -310,6 +318,7 @@ def _turbo(machine, turbo):
 
 def _frequency(option, name):
     """Return the function of a frequency limit."""
+
     def limit(machine, khz):
         files = machine.policy_files(name)
         ranges = {path: [machine.host.read_int(f"{os.path.dirname(path)}/cpuinfo_{end}_freq") for end in ("min", "max")] for path in files}
@@ -323,6 +332,7 @@ def _frequency(option, name):
             inside = khz if None in (low, high) else min(max(khz, low), high)
             wanted.append(Setting(option, path, str(inside)))
         return wanted, str(khz), [] if wanted else [_NO_CPUFREQ]
+
     return limit
 
 
@@ -393,7 +403,8 @@ def _tuners(host, mode, stopped_before):
     if active:
         raise SettingsError(
             f"{', '.join(active)} runs or starts at boot on this host and sets the same values: let it be stopped with conflicting_tuners: disable "
-            "(state: absent starts it again), or leave it with conflicting_tuners: ignore")
+            "(state: absent starts it again), or leave it with conflicting_tuners: ignore"
+        )
     return tuple(stopped_before)
 
 

@@ -12,11 +12,31 @@ import os
 import re
 
 # A part of the device's path in sysfs, and the transport it means; the first that fits.
-_TRANSPORTS = (("/nvme", "nvme"), ("/virtio", "virtio"), ("/usb", "usb"), ("/ata", "sata"), ("/end_device-", "sas"), ("/mmc", "mmc"), ("/vbd-", "xen"),
-               ("/rport-", "fc"), ("/session", "iscsi"))
+_TRANSPORTS = (
+    ("/nvme", "nvme"),
+    ("/virtio", "virtio"),
+    ("/usb", "usb"),
+    ("/ata", "sata"),
+    ("/end_device-", "sas"),
+    ("/mmc", "mmc"),
+    ("/vbd-", "xen"),
+    ("/rport-", "fc"),
+    ("/session", "iscsi"),
+)
 # Controllers of SCSI disks by their driver, where the path does not tell (SATA before Linux 2.6.39).
-_CONTROLLERS = {"ahci": "sata", "ata_piix": "sata", "mpt2sas": "sas", "mpt3sas": "sas", "megaraid_sas": "sas", "aacraid": "sas", "hpsa": "sas",
-                "smartpqi": "sas", "hv_storvsc": "scsi", "pvscsi": "scsi", "vmw_pvscsi": "scsi"}
+_CONTROLLERS = {
+    "ahci": "sata",
+    "ata_piix": "sata",
+    "mpt2sas": "sas",
+    "mpt3sas": "sas",
+    "megaraid_sas": "sas",
+    "aacraid": "sas",
+    "hpsa": "sas",
+    "smartpqi": "sas",
+    "hv_storvsc": "scsi",
+    "pvscsi": "scsi",
+    "vmw_pvscsi": "scsi",
+}
 _NOT_DISKS = ("sr", "fd", "pmem", "mtdblock")
 
 
@@ -32,8 +52,14 @@ def nics(root):
         base = "/sys/class/net/" + name
         if _is_physical(root, base):
             speed = root.read_int(base + "/speed")
-            found.append({"name": name, "speed_mbps": speed if speed and speed > 0 else None, "numa_node": numa_node(root, base),
-                          "driver": root.link(base + "/device/driver")})
+            found.append(
+                {
+                    "name": name,
+                    "speed_mbps": speed if speed and speed > 0 else None,
+                    "numa_node": numa_node(root, base),
+                    "driver": root.link(base + "/device/driver"),
+                }
+            )
     return found
 
 
@@ -48,14 +74,16 @@ def disks(root):
         if name.startswith(_NOT_DISKS) or not _is_physical(root, base) or os.path.basename(os.path.dirname(root.resolve(base))) in names:
             continue
         sectors = root.read_int(base + "/size")
-        found.append({
-            "name": name,
-            "rotational": {"0": False, "1": True}.get(root.read(base + "/queue/rotational")),
-            "transport": transport(root, base),
-            "numa_node": numa_node(root, base),
-            # The kernel counts sectors of 512 bytes, whatever the disk's own are.
-            "size_bytes": sectors * 512 if sectors is not None and sectors >= 0 else None,
-        })
+        found.append(
+            {
+                "name": name,
+                "rotational": {"0": False, "1": True}.get(root.read(base + "/queue/rotational")),
+                "transport": transport(root, base),
+                "numa_node": numa_node(root, base),
+                # The kernel counts sectors of 512 bytes, whatever the disk's own are.
+                "size_bytes": sectors * 512 if sectors is not None and sectors >= 0 else None,
+            }
+        )
     return found
 
 
@@ -118,14 +146,27 @@ def memory_devices(root):
     cxl = []
     for name in root.names("/sys/bus/cxl/devices", "mem[0-9]*"):
         base = "/sys/bus/cxl/devices/" + name
-        cxl.append({"name": name, "ram_bytes": _hexadecimal(root, base + "/ram/size"), "pmem_bytes": _hexadecimal(root, base + "/pmem/size"),
-                    "numa_node": numa_node(root, base)})
+        cxl.append(
+            {
+                "name": name,
+                "ram_bytes": _hexadecimal(root, base + "/ram/size"),
+                "pmem_bytes": _hexadecimal(root, base + "/pmem/size"),
+                "numa_node": numa_node(root, base),
+            }
+        )
     dax = []
     for name in root.names("/sys/bus/dax/devices"):
         base = "/sys/bus/dax/devices/" + name
         target = root.read_int(base + "/target_node")
-        dax.append({"name": name, "size_bytes": root.read_int(base + "/size"), "numa_node": numa_node(root, base),
-                    "target_node": target if target is not None and target >= 0 else None, "driver": root.link(base + "/driver")})
+        dax.append(
+            {
+                "name": name,
+                "size_bytes": root.read_int(base + "/size"),
+                "numa_node": numa_node(root, base),
+                "target_node": target if target is not None and target >= 0 else None,
+                "driver": root.link(base + "/driver"),
+            }
+        )
     return {"persistent_memory": persistent, "cxl": cxl, "dax": dax}
 
 

@@ -13,11 +13,32 @@ from __future__ import annotations
 from ansible_collections.ainode.cpu.plugins.module_utils import microarchitecture
 
 # Generations with hardware P-states (Intel's HWP): a CPU of these that shows none has them switched off in the firmware.
-_WITH_HWP = frozenset((
-    "Skylake", "Kaby Lake", "Coffee Lake", "Whiskey Lake", "Comet Lake", "Cascade Lake", "Cooper Lake", "Cannon Lake", "Ice Lake", "Tiger Lake", "Rocket Lake",
-    "Alder Lake", "Raptor Lake", "Meteor Lake", "Arrow Lake", "Lunar Lake", "Panther Lake", "Sapphire Rapids", "Emerald Rapids", "Granite Rapids",
-    "Sierra Forest", "Clearwater Forest",
-))
+_WITH_HWP = frozenset(
+    (
+        "Skylake",
+        "Kaby Lake",
+        "Coffee Lake",
+        "Whiskey Lake",
+        "Comet Lake",
+        "Cascade Lake",
+        "Cooper Lake",
+        "Cannon Lake",
+        "Ice Lake",
+        "Tiger Lake",
+        "Rocket Lake",
+        "Alder Lake",
+        "Raptor Lake",
+        "Meteor Lake",
+        "Arrow Lake",
+        "Lunar Lake",
+        "Panther Lake",
+        "Sapphire Rapids",
+        "Emerald Rapids",
+        "Granite Rapids",
+        "Sierra Forest",
+        "Clearwater Forest",
+    )
+)
 
 
 def read(cpu, numa, power, flags):

@@ -45,8 +45,7 @@ def plan(host, params):
     Raises SettingsError for what this host cannot have: a size its kernel lacks, a node it lacks, more than a node's memory.
     """
     requests = _requests(params["pages"])
-    sizes = sorted(
-        int(match.group(1)) for match in (re.match(r"hugepages-(\d+)kB\Z", name) for name in host.names(HOST_SIZES)) if match)
+    sizes = sorted(int(match.group(1)) for match in (re.match(r"hugepages-(\d+)kB\Z", name) for name in host.names(HOST_SIZES)) if match)
     if not requests:
         return Plan()
     if not sizes:
@@ -59,8 +58,10 @@ def plan(host, params):
         counts = _counts(host, size, request)
         if params["shortfall"] == "fail":
             _check_memory(host, size, counts)
-        settings = [Setting(f"pages {shown_size(size)}", _path(node, size), str(count), tolerant=params["shortfall"] == "warn", hint=_SHORT)
-                    for node, count in counts.items()]
+        settings = [
+            Setting(f"pages {shown_size(size)}", _path(node, size), str(count), tolerant=params["shortfall"] == "warn", hint=_SHORT)
+            for node, count in counts.items()
+        ]
         locked = next(filter(None, (host.locked_because(setting.path) for setting in settings)), None)
         if locked:
             not_applicable.append({"setting": f"pages {shown_size(size)}", "reason": f"{settings[0].path}: {locked}"})
@@ -140,7 +141,8 @@ def _check_memory(host, size, counts):
         if memory is not None and count * size > memory:
             where = "this host" if node is None else f"NUMA node {node}"
             raise SettingsError(
-                f"{count} huge pages of {shown_size(size)} are wanted on {where}, whose {memory // 1024} MiB of memory hold {memory // size}: ask for fewer")
+                f"{count} huge pages of {shown_size(size)} are wanted on {where}, whose {memory // 1024} MiB of memory hold {memory // size}: ask for fewer"
+            )
 
 
 def _path(node, size):
@@ -150,4 +152,5 @@ def _path(node, size):
 
 def _tmpfiles(wanted):
     return "# Written by ainode.cpu.hugepages, applied at boot by systemd-tmpfiles.\n" + "".join(
-        f"w {setting.path} - - - - {setting.wanted}\n" for setting in wanted)
+        f"w {setting.path} - - - - {setting.wanted}\n" for setting in wanted
+    )

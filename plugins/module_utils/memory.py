@@ -128,8 +128,8 @@ def smbios_structures(table):
         end = table.find(b"\0\0", offset + length)
         if length < 4 or end < 0:
             return
-        strings = [part.decode("ascii", "replace").strip() for part in table[offset + length:end].split(b"\0")]
-        yield kind, table[offset:offset + length], strings
+        strings = [part.decode("ascii", "replace").strip() for part in table[offset + length : end].split(b"\0")]
+        yield kind, table[offset : offset + length], strings
         offset = end + 2
 
 
@@ -161,8 +161,14 @@ def _edac_slots(root):
             base = f"{_EDAC}/mc{controller}/dimm{number}"
             size, location = root.read_int(base + "/size"), re.search(r"channel (\d+)", root.read(base + "/dimm_location") or "")
             if size and size > 0:
-                slots.append({"slot": root.read(base + "/dimm_label") or None, "size_bytes": size << 20, "speed_mts": None,
-                              "channel": f"MC{controller}_{location.group(1) if location else number}"})
+                slots.append(
+                    {
+                        "slot": root.read(base + "/dimm_label") or None,
+                        "size_bytes": size << 20,
+                        "speed_mts": None,
+                        "channel": f"MC{controller}_{location.group(1) if location else number}",
+                    }
+                )
     return slots
 
 

@@ -65,7 +65,7 @@ def plan(host, params):
 def _files(wanted):
     """Return the files that set `wanted` at boot: sysctls in sysctl.d, the others in tmpfiles.d."""
     header = "# Written by ainode.cpu.memory_policy, applied at boot by "
-    sysctls = [f"{setting.path[len('/proc/sys/'):].replace('/', '.')} = {setting.wanted}\n" for setting in wanted if setting.path.startswith("/proc/sys/")]
+    sysctls = [f"{setting.path[len('/proc/sys/') :].replace('/', '.')} = {setting.wanted}\n" for setting in wanted if setting.path.startswith("/proc/sys/")]
     others = [f"w {setting.path} - - - - {setting.wanted}\n" for setting in wanted if setting.path.startswith("/sys/")]
     files = {}
     if sysctls:

@@ -51,7 +51,7 @@ def container(root):
     if root.exists("/run/.containerenv"):
         return "podman"
     environment = (root.read_bytes("/proc/1/environ") or b"").split(b"\0")
-    manager = next((entry[len(b"container="):].decode("utf-8", "replace") for entry in environment if entry.startswith(b"container=")), None)
+    manager = next((entry[len(b"container=") :].decode("utf-8", "replace") for entry in environment if entry.startswith(b"container=")), None)
     if manager:
         return manager
     groups = root.read("/proc/self/cgroup") or ""

@@ -104,4 +104,4 @@ class Root:
         path = os.path.realpath(self._prefix + name)
         if not os.path.exists(path) or not path.startswith(self._prefix + "/"):
             return None
-        return path[len(self._prefix):]
+        return path[len(self._prefix) :]

@@ -213,8 +213,10 @@ class Host(Root):
         states = {}
         for block in self.systemctl("show", "--property=Id,ActiveState,UnitFileState", *names).split("\n\n"):
             shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            state = {"active": shown.get("ActiveState") in ("active", "activating", "reloading"),
-                     "enabled": shown.get("UnitFileState") in ("enabled", "enabled-runtime", "generated", "alias", "linked")}
+            state = {
+                "active": shown.get("ActiveState") in ("active", "activating", "reloading"),
+                "enabled": shown.get("UnitFileState") in ("enabled", "enabled-runtime", "generated", "alias", "linked"),
+            }
             if any(state.values()):
                 states[shown["Id"]] = state
         return states
@@ -372,7 +374,8 @@ class _Run:
             if pending and len(refused) == len(pending):
                 raise SettingsError(_refusals(refused))
             pending = [setting for setting, _reason in refused] or [
-                setting for setting in self.settings.values() if not setting.tolerant and not setting.is_met_by(current(self.host.read(setting.path)))]
+                setting for setting in self.settings.values() if not setting.tolerant and not setting.is_met_by(current(self.host.read(setting.path)))
+            ]
             if not pending:
                 return
         raise SettingsError(f"the kernel does not keep these values together: {', '.join(setting.path + ' ' + setting.wanted for setting in pending)}")
@@ -475,8 +478,10 @@ def _rows(settings, before, after):
         path = _NUMBERED.sub(r"/\1*", setting.path, count=1)
         key = (setting.option, path, before[setting.path], after[setting.path])
         rows.setdefault(key, []).extend([int(number.group(2))] if number else [])
-    return [{"setting": option, "path": path, "ids": cpulist.render(ids), "before": old, "after": new, "changed": old != new}
-            for (option, path, old, new), ids in rows.items()]
+    return [
+        {"setting": option, "path": path, "ids": cpulist.render(ids), "before": old, "after": new, "changed": old != new}
+        for (option, path, old, new), ids in rows.items()
+    ]
 
 
 def _diff(result, files_before, files):
@@ -485,12 +490,22 @@ def _diff(result, files_before, files):
     rows = [(row["path"] + (f" [{row['ids']}]" if row["ids"] else ""), row) for row in rows]
     diff = []
     if rows:
-        diff.append({f"{side}{part}": text for side in ("before", "after") for part, text in (
-            ("_header", "kernel settings"), ("", "".join(f"{name}: {row[side]}\n" for name, row in rows)))})
+        diff.append(
+            {
+                f"{side}{part}": text
+                for side in ("before", "after")
+                for part, text in (("_header", "kernel settings"), ("", "".join(f"{name}: {row[side]}\n" for name, row in rows)))
+            }
+        )
     if result["units"]:
         stopped = {"stopped": ("running", "stopped"), "started": ("stopped", "running")}
-        diff.append({f"{side}{part}": text for index, side in enumerate(("before", "after")) for part, text in (
-            ("_header", "units"), ("", "".join(f"{unit['name']}: {stopped[unit['change']][index]}\n" for unit in result["units"])))})
+        diff.append(
+            {
+                f"{side}{part}": text
+                for index, side in enumerate(("before", "after"))
+                for part, text in (("_header", "units"), ("", "".join(f"{unit['name']}: {stopped[unit['change']][index]}\n" for unit in result["units"])))
+            }
+        )
     for entry in result["files"]:
         path = entry["path"]
         if entry["change"]:

@@ -233,10 +233,9 @@ def _sockets(root, cores):
         above = {tuple(root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/{name}") for name in ("drawer_id", "book_id")) for core in cores[:1]}
         if above == {(None, None)}:
             return len(ids)
-        return len({
-            tuple(root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/{name}") for name in ("drawer_id", "book_id", "physical_package_id"))
-            for core in cores
-        })
+        return len(
+            {tuple(root.read_int(f"{_CPU}/cpu{core['cpus'][0]}/topology/{name}") for name in ("drawer_id", "book_id", "physical_package_id")) for core in cores}
+        )
     packages = set()
     for core in cores:
         base = f"{_CPU}/cpu{core['cpus'][0]}/topology/"

@@ -72,7 +72,7 @@ def _directories(root, controller):
     for path, mount_root, mount_point in _groups(root, controller):
         # In a container the mount shows only the part below mount_root; a path outside of it is a host's name for the mount point itself.
         if mount_root != "/":
-            path = path[len(mount_root):] if (path + "/").startswith(mount_root + "/") else "/"
+            path = path[len(mount_root) :] if (path + "/").startswith(mount_root + "/") else "/"
         path = posixpath.normpath("/" + path.lstrip("/"))
         if ".." in path or not root.is_dir(mount_point + path):
             path = "/"

@@ -179,11 +179,16 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "pages": {"type": "list", "elements": "dict", "default": [], "options": {
-                "size": {"type": "str", "required": True},
-                "nodes": {"type": "dict"},
-                "total": {"type": "int"},
-            }},
+            "pages": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "size": {"type": "str", "required": True},
+                    "nodes": {"type": "dict"},
+                    "total": {"type": "int"},
+                },
+            },
             "shortfall": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             "persist": {"type": "bool", "default": True},
             "root": {"type": "path", "default": "/"},

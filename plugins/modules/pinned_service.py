@@ -100,7 +100,7 @@ options:
     description: An HTTP URL, with the same placeholders, whose answer holds O(data) once the instance serves it.
     type: str
   key_file:
-    description: A file on the node with the key that O(serves_url) wants as C(Authorization: Bearer).
+    description: A file on the node with the key that O(serves_url) wants as a bearer token.
     type: path
   timeout:
     description: Seconds that an instance may take to start and to become ready.

@@ -53,9 +53,11 @@ def machine_store():
 @pytest.fixture(scope="session")
 def described(machine_store):
     """A function that returns the path of one of our own described machines by its name, built once a session."""
+
     def path(name):
         root = machine_store / "own" / name
         return str(root) if root.is_dir() else machines.build(name, root.parent)
+
     return path
 
 

@@ -22,8 +22,14 @@ from ansible_collections.ainode.cpu.plugins.module_utils import settings
 EVERYTHING = {
     "cpu_power": {"governor": "performance", "turbo": False, "epb": "performance", "max_exit_latency_us": 2},
     "hugepages": {"pages": [{"size": "2M", "total": 7}]},
-    "memory_policy": {"transparent_hugepage": "always", "thp_defrag": "never", "khugepaged_defrag": False, "numa_balancing": 0, "zone_reclaim_mode": 1,
-                      "swappiness": 11},
+    "memory_policy": {
+        "transparent_hugepage": "always",
+        "thp_defrag": "never",
+        "khugepaged_defrag": False,
+        "numa_balancing": 0,
+        "zone_reclaim_mode": 1,
+        "swappiness": 11,
+    },
 }
 
 
@@ -69,7 +75,7 @@ def tree(root):
                         with open(entry.path, "rb") as stream:
                             _contents[key] = stream.read()
                     content = _contents[key]
-                found[entry.path[len(str(root)):]] = status.st_mode, content
+                found[entry.path[len(str(root)) :]] = status.st_mode, content
     return found
 
 

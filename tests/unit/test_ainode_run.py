@@ -92,7 +92,9 @@ def test_the_command_runs_on_the_instance_s_cpus_with_its_environment(node):
 def test_the_caller_s_own_affinity_does_not_limit_it(node):
     done = subprocess.run(
         command(node, "--workload", "online", "--instance", 2, "--", sys.executable, "-c", CHILD),
-        stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, ALLOWED[:1]), check=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, ALLOWED[:1]),
+        check=True,
     )
     assert json.loads(done.stdout)[0] == ALLOWED
 

@@ -21,9 +21,16 @@ FLAGS_WITHOUT_TURBO = "flags\t\t: fpu vme avx2 hwp hwp_epp"
 def build(directory, cpus=None, cpufreq=None, idle=(("POLL", 0, 0), ("C1", 1, 1), ("C1E", 4, 4), ("C6", 170, 600)), **files):
     """Return the root of a machine of two CPUs under intel_pstate in active mode, with idle states and EPB."""
     return machines.write(
-        directory / "machine", cpus or machines.grid(1, 2), machines.XEON_8380, {0: 64}, idle=idle,
-        cpufreq=machines.intel_pstate(800000, 3400000, 2300000) if cpufreq is None else cpufreq, epb=6,
-        files={f"{CPU}/intel_pstate/no_turbo": 0} if cpufreq is None else {}, **files)
+        directory / "machine",
+        cpus or machines.grid(1, 2),
+        machines.XEON_8380,
+        {0: 64},
+        idle=idle,
+        cpufreq=machines.intel_pstate(800000, 3400000, 2300000) if cpufreq is None else cpufreq,
+        epb=6,
+        files={f"{CPU}/intel_pstate/no_turbo": 0} if cpufreq is None else {},
+        **files,
+    )
 
 
 @pytest.fixture
@@ -41,8 +48,10 @@ def acpi(tmp_path):
 @pytest.fixture
 def kernel(monkeypatch):
     """Let the modules run on a kernel that refuses, clamps and couples values."""
+
     class Here(state.Kernel):
         pass
+
     monkeypatch.setattr(settings, "Host", Here)
     return Here
 
@@ -72,23 +81,27 @@ def fails(root, *words, **options):
 
 # Bad values -----------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("options, words", [
-    ({"governor": "turbo"}, ("'turbo'", "performance, powersave")),
-    ({"governor": "schedutil"}, ("'schedutil'", "performance, powersave")),
-    ({"epp": "fast"}, ("'fast'", "balance_performance", "0 to 255")),
-    ({"epp": "256"}, ("256", "255")),
-    ({"epb": "16"}, ("'16'", "15")),
-    ({"epb": "lazy"}, ("'lazy'", "balance-power")),
-    ({"min_frequency_khz": 3000000, "max_frequency_khz": 2000000}, ("3000000", "2000000")),
-    ({"max_frequency_khz": 3400001}, ("3400001", "800000", "3400000")),
-    ({"min_frequency_khz": 0}, ("min_frequency_khz 0",)),
-    ({"max_exit_latency_us": -1}, ("-1",)),
-    ({"idle_states_disabled": ["C1,C6"]}, ("'C1,C6'",)),
-    ({"idle_states_disabled": ["C6"], "max_exit_latency_us": 10}, ("mutually exclusive",)),
-    ({"conflicting_tuners": "kill"}, ("kill",)),
-    # A bad value beside good ones: nothing of the task is done.
-    ({"governor": "performance", "turbo": False, "epb": "99"}, ("'99'",)),
-])
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"governor": "turbo"}, ("'turbo'", "performance, powersave")),
+        ({"governor": "schedutil"}, ("'schedutil'", "performance, powersave")),
+        ({"epp": "fast"}, ("'fast'", "balance_performance", "0 to 255")),
+        ({"epp": "256"}, ("256", "255")),
+        ({"epb": "16"}, ("'16'", "15")),
+        ({"epb": "lazy"}, ("'lazy'", "balance-power")),
+        ({"min_frequency_khz": 3000000, "max_frequency_khz": 2000000}, ("3000000", "2000000")),
+        ({"max_frequency_khz": 3400001}, ("3400001", "800000", "3400000")),
+        ({"min_frequency_khz": 0}, ("min_frequency_khz 0",)),
+        ({"max_exit_latency_us": -1}, ("-1",)),
+        ({"idle_states_disabled": ["C1,C6"]}, ("'C1,C6'",)),
+        ({"idle_states_disabled": ["C6"], "max_exit_latency_us": 10}, ("mutually exclusive",)),
+        ({"conflicting_tuners": "kill"}, ("kill",)),
+        # A bad value beside good ones: nothing of the task is done.
+        ({"governor": "performance", "turbo": False, "epb": "99"}, ("'99'",)),
+    ],
+)
 def test_a_bad_value_is_one_clear_error_and_changes_nothing(intel, options, words):
     fails(intel, *words, **options)
 
@@ -104,6 +117,7 @@ def test_a_governor_nobody_knows_is_an_error_without_cpufreq_too(tmp_path):
 
 
 # What a host does not have --------------------------------------------------------------------------------------------------------
+
 
 def test_without_cpufreq_nothing_changes_and_all_is_said(tmp_path):
     root = machines.build("vm-without-cpufreq", tmp_path)
@@ -126,8 +140,11 @@ def test_states_are_found_by_name_where_their_numbers_differ(intel):
     shutil.rmtree(f"{intel}{CPU}/cpu1/cpuidle/state2")
     os.rename(f"{intel}{CPU}/cpu1/cpuidle/state3", f"{intel}{CPU}/cpu1/cpuidle/state2")
     run(intel, idle_states_disabled=["C1E", "C6"])
-    disabled = {(cpu, state.read(intel, f"{CPU}/cpu{cpu}/cpuidle/{folder}/name")): state.read(intel, f"{CPU}/cpu{cpu}/cpuidle/{folder}/disable")
-                for cpu in (0, 1) for folder in os.listdir(f"{intel}{CPU}/cpu{cpu}/cpuidle")}
+    disabled = {
+        (cpu, state.read(intel, f"{CPU}/cpu{cpu}/cpuidle/{folder}/name")): state.read(intel, f"{CPU}/cpu{cpu}/cpuidle/{folder}/disable")
+        for cpu in (0, 1)
+        for folder in os.listdir(f"{intel}{CPU}/cpu{cpu}/cpuidle")
+    }
     assert disabled == {(0, "POLL"): "0", (0, "C1"): "0", (0, "C1E"): "1", (0, "C6"): "1", (1, "POLL"): "0", (1, "C1"): "0", (1, "C6"): "1"}
 
 
@@ -168,13 +185,16 @@ def test_policies_of_offline_cpus_are_left_out(intel, kernel, monkeypatch):
 
 # Drivers --------------------------------------------------------------------------------------------------------------------------
 
+
 def test_epp_goes_with_the_governor_and_comes_back_with_it(intel, kernel):
     before = state.tree(intel)
     check = state.run("cpu_power", intel, check=True, governor="performance")
     done = run(intel, governor="performance")
     assert done["settings"] == check["settings"]
     assert [(row["setting"], row["before"], row["after"]) for row in done["settings"]] == [
-        ("governor", "powersave", "performance"), ("epp (implied by governor)", "balance_performance", "performance")]
+        ("governor", "powersave", "performance"),
+        ("epp (implied by governor)", "balance_performance", "performance"),
+    ]
     assert not [name for name, _value in kernel.log if "energy_performance_preference" in name], "the kernel had done it"
     assert run(intel, governor="performance")["changed"] is False
     run(intel, state="absent")
@@ -228,8 +248,14 @@ def test_amd_pstate_in_active_mode_locks_the_epp_as_well(tmp_path):
 
 def test_a_driver_that_leaves_the_epp_free_under_performance(tmp_path):
     """intel_pstate in passive mode calls itself intel_cpufreq."""
-    root = build(tmp_path, cpufreq={**machines.intel_pstate(800000, 3400000, 2300000), "scaling_driver": "intel_cpufreq",
-                                    "scaling_available_governors": "conservative ondemand userspace powersave performance schedutil"})
+    root = build(
+        tmp_path,
+        cpufreq={
+            **machines.intel_pstate(800000, 3400000, 2300000),
+            "scaling_driver": "intel_cpufreq",
+            "scaling_available_governors": "conservative ondemand userspace powersave performance schedutil",
+        },
+    )
     done = run(root, governor="performance", epp="balance_power")
     assert done["not_applicable"] == [] and policy(root, "energy_performance_preference") == "balance_power"
 
@@ -309,9 +335,11 @@ def test_a_kernel_that_takes_another_frequency_is_a_failure_with_both_numbers(in
 
 # Tuners ---------------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def tuned(monkeypatch):
     """Let systemd run tuned on the host, and take what it is told."""
+
     class Tuned(settings.Host):
         units = {}  # noqa: RUF012
 
@@ -320,11 +348,15 @@ def tuned(monkeypatch):
 
         def systemctl(self, *arguments):
             if arguments[0] == "show":
-                return "\n\n".join(f"Id={name}\nActiveState={'active' if self.units.get(name) else 'inactive'}\n"
-                                   f"UnitFileState={'enabled' if self.units.get(name) else 'disabled'}" for name in arguments[2:])
+                return "\n\n".join(
+                    f"Id={name}\nActiveState={'active' if self.units.get(name) else 'inactive'}\n"
+                    f"UnitFileState={'enabled' if self.units.get(name) else 'disabled'}"
+                    for name in arguments[2:]
+                )
             if arguments[0] in ("start", "restart", "stop"):
                 self.units[arguments[1]] = arguments[0] != "stop"
             return ""
+
     monkeypatch.setattr(settings, "Host", Tuned)
     Tuned.units["tuned.service"] = True
     return Tuned
@@ -358,10 +390,12 @@ def test_a_disabled_tuner_stays_so_until_we_leave(intel, tuned):
 
 # At boot --------------------------------------------------------------------------------------------------------------------------
 
+
 def boot(root):
     """Run the boot-time script on a root, with the shell it will have on Debian."""
-    return subprocess.run([shutil.which("dash") or "sh", f"{root}{cpu_power.SCRIPT}"], env={**os.environ, "AINODE_ROOT": root}, capture_output=True, text=True,
-                          check=False)
+    return subprocess.run(
+        [shutil.which("dash") or "sh", f"{root}{cpu_power.SCRIPT}"], env={**os.environ, "AINODE_ROOT": root}, capture_output=True, text=True, check=False
+    )
 
 
 def same_after_a_boot(root, **options):
@@ -380,12 +414,22 @@ def same_after_a_boot(root, **options):
     assert state.tree(root) == converged
 
 
-@pytest.mark.parametrize("options", [
-    {"governor": "performance", "epp": "performance", "epb": "0", "turbo": False, "min_frequency_khz": 3000000, "max_frequency_khz": 3300000,
-     "max_exit_latency_us": 2},
-    {"epp": "200", "epb": "power", "idle_states_disabled": ["C6", "C1"]},
-    {"max_frequency_khz": 900000, "min_frequency_khz": 900000, "max_exit_latency_us": 0},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "governor": "performance",
+            "epp": "performance",
+            "epb": "0",
+            "turbo": False,
+            "min_frequency_khz": 3000000,
+            "max_frequency_khz": 3300000,
+            "max_exit_latency_us": 2,
+        },
+        {"epp": "200", "epb": "power", "idle_states_disabled": ["C6", "C1"]},
+        {"max_frequency_khz": 900000, "min_frequency_khz": 900000, "max_exit_latency_us": 0},
+    ],
+)
 def test_the_boot_script_sets_what_the_module_set(intel, options):
     same_after_a_boot(intel, **options)
 

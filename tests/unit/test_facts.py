@@ -15,8 +15,25 @@ import shape
 from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, facts
 from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
 
-GARBAGE = (b"", b"\n", b"-1\n", b"garbage\n", b"\x00\xff\xfe", b"99999999999999999999\n", b"0-\n", b"5-2\n", b"1,,2\n", b"0-70000\n", b"\xc2\xb2\n", b"[\n",
-           b"<unknown>\n", b"0x\n", b"3.5\n", b"A" * 5000, b"7" * 6000)
+GARBAGE = (
+    b"",
+    b"\n",
+    b"-1\n",
+    b"garbage\n",
+    b"\x00\xff\xfe",
+    b"99999999999999999999\n",
+    b"0-\n",
+    b"5-2\n",
+    b"1,,2\n",
+    b"0-70000\n",
+    b"\xc2\xb2\n",
+    b"[\n",
+    b"<unknown>\n",
+    b"0x\n",
+    b"3.5\n",
+    b"A" * 5000,
+    b"7" * 6000,
+)
 
 
 def consistent(ainode):
@@ -31,7 +48,8 @@ def consistent(ainode):
         assert cpu["physical_cores"] == len(cpu["cores"])
         assert cpu["threads_per_core"] == max(len(cpulist.parse(core["cpus"])) for core in cpu["cores"])
         assert [core_cpus.index(cpulist.parse(core["cpus"])[0]) for core in cpu["cores"]] == sorted(
-            core_cpus.index(cpulist.parse(core["cpus"])[0]) for core in cpu["cores"])
+            core_cpus.index(cpulist.parse(core["cpus"])[0]) for core in cpu["cores"]
+        )
     assert cpu["logical_cpus"] == (len(online) or None)
     node_cpus = [number for node in numa["nodes"] for number in cpulist.parse(node["cpus"])]
     assert len(node_cpus) == len(set(node_cpus)), "a CPU is in two nodes"
@@ -126,14 +144,17 @@ def test_a_broken_recording(recorded_machine, machine_store):
             shutil.rmtree(target, ignore_errors=True)
 
 
-@pytest.mark.parametrize(("words", "expected"), [
-    (["all"], set(facts.SUBSETS)),
-    ([], set(facts.SUBSETS)),
-    (["cpu", "numa"], {"cpu", "numa"}),
-    (["!firmware"], set(facts.SUBSETS) - {"firmware"}),
-    (["all", "!power", "!memory"], set(facts.SUBSETS) - {"power", "memory"}),
-    (["!all", "cpu"], set()),
-])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["all"], set(facts.SUBSETS)),
+        ([], set(facts.SUBSETS)),
+        (["cpu", "numa"], {"cpu", "numa"}),
+        (["!firmware"], set(facts.SUBSETS) - {"firmware"}),
+        (["all", "!power", "!memory"], set(facts.SUBSETS) - {"power", "memory"}),
+        (["!all", "cpu"], set()),
+    ],
+)
 def test_select(words, expected):
     assert facts.select(words) == expected
 

@@ -28,11 +28,13 @@ def two_nodes(tmp_path):
 @pytest.fixture
 def kernel(monkeypatch):
     """Let the module run on a kernel that counts free pages, and gives what `room` has for each node."""
+
     class Here(state.Kernel):
         def __init__(self, path):
             super().__init__(path)
             # Free pages are counted here, as on a live host.
             self.is_live = True
+
     monkeypatch.setattr(settings, "Host", Here)
     monkeypatch.setattr(Here, "has_systemd", lambda self: False)
     return Here
@@ -63,23 +65,27 @@ def fails(root, *pages, words=(), **options):
 
 # Bad values -----------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("pages, words", [
-    ([{"size": "5M", "total": 3}], ("5M", "2M, 1G")),
-    ([{"size": "5MiB", "total": 3}], ("5M", "2M, 1G")),
-    ([{"size": "big", "total": 3}], ("'big'", "2M or 1G")),
-    ([{"size": "0M", "total": 3}], ("'0M'",)),
-    ([{"size": "2", "total": 3}], ("'2'",)),
-    ([{"size": "2M", "nodes": {9: 3}}], ("node 9", "0-1")),
-    ([{"size": "2M", "nodes": {"left": 3}}], ("node 'left'",)),
-    ([{"size": "2M", "nodes": {0: -3}}], ("'-3'", "node 0")),
-    ([{"size": "2M", "nodes": {0: "many"}}], ("'many'", "node 0")),
-    ([{"size": "2M", "total": -1}], ("'-1'",)),
-    ([{"size": "2M"}], ("2M", "nodes", "total")),
-    ([{"size": "2M", "total": 1, "nodes": {0: 1}}], ("2M", "either")),
-    ([{"size": "2M", "total": 1}, {"size": "2048kB", "total": 2}], ("2M", "twice")),
-    ([{"size": "1G", "nodes": {1: 65}}], ("65", "node 1", "65536 MiB", "hold 64")),
-    ([{"size": "2M", "total": 4}, {"size": "1G", "total": 200}], ("100", "node 0")),
-])
+
+@pytest.mark.parametrize(
+    "pages, words",
+    [
+        ([{"size": "5M", "total": 3}], ("5M", "2M, 1G")),
+        ([{"size": "5MiB", "total": 3}], ("5M", "2M, 1G")),
+        ([{"size": "big", "total": 3}], ("'big'", "2M or 1G")),
+        ([{"size": "0M", "total": 3}], ("'0M'",)),
+        ([{"size": "2", "total": 3}], ("'2'",)),
+        ([{"size": "2M", "nodes": {9: 3}}], ("node 9", "0-1")),
+        ([{"size": "2M", "nodes": {"left": 3}}], ("node 'left'",)),
+        ([{"size": "2M", "nodes": {0: -3}}], ("'-3'", "node 0")),
+        ([{"size": "2M", "nodes": {0: "many"}}], ("'many'", "node 0")),
+        ([{"size": "2M", "total": -1}], ("'-1'",)),
+        ([{"size": "2M"}], ("2M", "nodes", "total")),
+        ([{"size": "2M", "total": 1, "nodes": {0: 1}}], ("2M", "either")),
+        ([{"size": "2M", "total": 1}, {"size": "2048kB", "total": 2}], ("2M", "twice")),
+        ([{"size": "1G", "nodes": {1: 65}}], ("65", "node 1", "65536 MiB", "hold 64")),
+        ([{"size": "2M", "total": 4}, {"size": "1G", "total": 200}], ("100", "node 0")),
+    ],
+)
 def test_a_bad_value_is_one_clear_error_and_changes_nothing(two_nodes, pages, words):
     fails(two_nodes, *pages, words=words)
 
@@ -92,17 +98,23 @@ def test_sizes(text, kilobytes):
 
 # Where pages go -------------------------------------------------------------------------------------------------------------------
 
+
 def test_several_sizes_in_one_task(two_nodes):
     before = state.tree(two_nodes)
     pages = {"size": "2M", "nodes": {0: 512, 1: 256}}, {"size": "1G", "total": 3}
     done = run(two_nodes, *pages)
     assert [(row["setting"], row["ids"], row["before"], row["after"]) for row in done["settings"]] == [
-        ("pages 2M", "0", "0", "512"), ("pages 2M", "1", "0", "256"), ("pages 1G", "0", "0", "2"), ("pages 1G", "1", "0", "1")]
+        ("pages 2M", "0", "0", "512"),
+        ("pages 2M", "1", "0", "256"),
+        ("pages 1G", "0", "0", "2"),
+        ("pages 1G", "1", "0", "1"),
+    ]
     assert state.read(two_nodes, hugepages.TMPFILES).splitlines()[1:] == [
         f"w {NODES}/node0/hugepages/hugepages-2048kB/nr_hugepages - - - - 512",
         f"w {NODES}/node1/hugepages/hugepages-2048kB/nr_hugepages - - - - 256",
         f"w {NODES}/node0/hugepages/hugepages-1048576kB/nr_hugepages - - - - 2",
-        f"w {NODES}/node1/hugepages/hugepages-1048576kB/nr_hugepages - - - - 1"]
+        f"w {NODES}/node1/hugepages/hugepages-1048576kB/nr_hugepages - - - - 1",
+    ]
     assert run(two_nodes, *pages)["changed"] is False
     # A size that is left out goes back.
     run(two_nodes, pages[1])
@@ -117,15 +129,18 @@ def test_a_node_that_is_not_named_stays(two_nodes):
     assert (count(two_nodes, 0), count(two_nodes, 1)) == (4, 33)
 
 
-@pytest.mark.parametrize("cpus, memory, total, expected", [
-    # Memory alone (CXL): no share.
-    (machines.grid(2, 1), {0: 64, 1: 64, 2: 128}, 9, {0: 5, 1: 4, 2: 0}),
-    # CPUs alone, no memory: no share.
-    (machines.grid(2, 1), {0: 64, 1: 0}, 9, {0: 9, 1: 0}),
-    # Ids with gaps, and more than ten.
-    (machines.grid(2, 1, nodes=[2, 11]), {2: 8, 11: 8}, 3, {2: 2, 11: 1}),
-    (machines.grid(2, 1), {0: 64, 1: 64}, 0, {0: 0, 1: 0}),
-])
+@pytest.mark.parametrize(
+    "cpus, memory, total, expected",
+    [
+        # Memory alone (CXL): no share.
+        (machines.grid(2, 1), {0: 64, 1: 64, 2: 128}, 9, {0: 5, 1: 4, 2: 0}),
+        # CPUs alone, no memory: no share.
+        (machines.grid(2, 1), {0: 64, 1: 0}, 9, {0: 9, 1: 0}),
+        # Ids with gaps, and more than ten.
+        (machines.grid(2, 1, nodes=[2, 11]), {2: 8, 11: 8}, 3, {2: 2, 11: 1}),
+        (machines.grid(2, 1), {0: 64, 1: 64}, 0, {0: 0, 1: 0}),
+    ],
+)
 def test_a_total_is_spread_over_nodes_with_memory_and_cpus(tmp_path, cpus, memory, total, expected):
     root = build(tmp_path, cpus, memory)
     run(root, {"size": "2M", "total": total})
@@ -174,6 +189,7 @@ def test_without_persist_no_file(two_nodes):
 
 
 # Kernels that give less -----------------------------------------------------------------------------------------------------------
+
 
 def test_a_shortfall_is_a_failure_with_both_numbers_and_lasts_not(two_nodes, kernel):
     before = state.tree(two_nodes)

@@ -17,6 +17,7 @@ GIB = 1 << 30
 @pytest.fixture
 def host(tmp_path):
     """A function that writes {file: content} as a root and returns what memory.read says of it."""
+
     def write(files):
         (tmp_path / "proc").mkdir(exist_ok=True)
         for name, content in files.items():
@@ -24,6 +25,7 @@ def host(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
         return memory.read(Root(str(tmp_path)))
+
     return write
 
 
@@ -35,23 +37,47 @@ def test_the_guides_own_machine(described):
     facts = memory.read(Root(described("xeon-8380-2s")))
     dimms = facts.pop("dimms")
     assert facts == {
-        "total_bytes": 1024 * GIB, "hugepage_sizes": [2 << 20, 1 << 30], "transparent_hugepage": "madvise", "thp_defrag": "madvise", "numa_balancing": 1,
-        "swappiness": 60, "zone_reclaim_mode": 0, "channels": {"populated": 16, "available": 16, "reason": None}}
-    assert dimms[:2] == [{"slot": "CPU0_DIMM_A1", "size_bytes": 64 * GIB, "speed_mts": 3200, "channel": "CPU0_A"},
-                         {"slot": "CPU0_DIMM_B1", "size_bytes": 64 * GIB, "speed_mts": 3200, "channel": "CPU0_B"}]
+        "total_bytes": 1024 * GIB,
+        "hugepage_sizes": [2 << 20, 1 << 30],
+        "transparent_hugepage": "madvise",
+        "thp_defrag": "madvise",
+        "numa_balancing": 1,
+        "swappiness": 60,
+        "zone_reclaim_mode": 0,
+        "channels": {"populated": 16, "available": 16, "reason": None},
+    }
+    assert dimms[:2] == [
+        {"slot": "CPU0_DIMM_A1", "size_bytes": 64 * GIB, "speed_mts": 3200, "channel": "CPU0_A"},
+        {"slot": "CPU0_DIMM_B1", "size_bytes": 64 * GIB, "speed_mts": 3200, "channel": "CPU0_B"},
+    ]
     assert len(dimms) == 16
 
 
 def test_nothing_told(host):
     assert host({}) == {
-        "total_bytes": None, "hugepage_sizes": [], "transparent_hugepage": None, "thp_defrag": None, "numa_balancing": None, "swappiness": None,
-        "zone_reclaim_mode": None, "dimms": [], "channels": {"populated": None, "available": None, "reason": "there is no SMBIOS table and no EDAC driver"}}
+        "total_bytes": None,
+        "hugepage_sizes": [],
+        "transparent_hugepage": None,
+        "thp_defrag": None,
+        "numa_balancing": None,
+        "swappiness": None,
+        "zone_reclaim_mode": None,
+        "dimms": [],
+        "channels": {"populated": None, "available": None, "reason": "there is no SMBIOS table and no EDAC driver"},
+    }
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("[always] madvise never", "always"), ("always defer defer+madvise [madvise] never", "madvise"), ("always [defer+madvise] never", "defer+madvise"),
-    ("always madvise never", None), ("[]", None), ("", None),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[always] madvise never", "always"),
+        ("always defer defer+madvise [madvise] never", "madvise"),
+        ("always [defer+madvise] never", "defer+madvise"),
+        ("always madvise never", None),
+        ("[]", None),
+        ("", None),
+    ],
+)
 def test_selected(host, text, expected):
     assert host({"/sys/kernel/mm/transparent_hugepage/enabled": text})["transparent_hugepage"] == expected
 
@@ -63,23 +89,26 @@ def test_hugepage_sizes_of_arm(host):
 
 
 # What boards really write: (device locator, bank locator) and the channel they mean.
-@pytest.mark.parametrize(("locator", "bank", "expected"), [
-    ("CPU0_DIMM_A1", "NODE 0", "CPU0_A"),  # Intel
-    ("P1-DIMMA2", "P0_Node0_Channel0_Dimm1", "CPU0_MC0_0"),  # Supermicro, both
-    ("P2-DIMMC1", "Not Specified", "CPU2_C"),
-    ("DIMM_P0_B0", "BANK 1", "CPU0_B"),  # Gigabyte
-    ("DIMM 0", "P0 CHANNEL A", "CPU0_A"),  # AMD reference
-    ("DIMM 1", "P1 CHANNEL L", "CPU1_L"),
-    ("Controller1-ChannelB-DIMM0", "BANK 0", "MC1_B"),  # laptops
-    ("ChannelA-DIMM0", "BANK 0", "A"),
-    ("DIMM_A1", "NODE 1", "CPU1_A"),
-    ("DIMMB2", "", "B"),
-    ("A1", "Not Specified", None),  # Dell: the letter is the CPU
-    ("DIMM_A5", "", None),
-    ("PROC 1 DIMM 3", "", None),  # HPE
-    ("DIMM 0", "", None),  # a virtual machine
-    ("", "", None),
-])
+@pytest.mark.parametrize(
+    ("locator", "bank", "expected"),
+    [
+        ("CPU0_DIMM_A1", "NODE 0", "CPU0_A"),  # Intel
+        ("P1-DIMMA2", "P0_Node0_Channel0_Dimm1", "CPU0_MC0_0"),  # Supermicro, both
+        ("P2-DIMMC1", "Not Specified", "CPU2_C"),
+        ("DIMM_P0_B0", "BANK 1", "CPU0_B"),  # Gigabyte
+        ("DIMM 0", "P0 CHANNEL A", "CPU0_A"),  # AMD reference
+        ("DIMM 1", "P1 CHANNEL L", "CPU1_L"),
+        ("Controller1-ChannelB-DIMM0", "BANK 0", "MC1_B"),  # laptops
+        ("ChannelA-DIMM0", "BANK 0", "A"),
+        ("DIMM_A1", "NODE 1", "CPU1_A"),
+        ("DIMMB2", "", "B"),
+        ("A1", "Not Specified", None),  # Dell: the letter is the CPU
+        ("DIMM_A5", "", None),
+        ("PROC 1 DIMM 3", "", None),  # HPE
+        ("DIMM 0", "", None),  # a virtual machine
+        ("", "", None),
+    ],
+)
 def test_channel(locator, bank, expected):
     assert memory.channel(locator, bank) == expected
 
@@ -128,6 +157,7 @@ def test_a_cut_table(host, cut):
 @given(st.integers(0, 255), st.binary(max_size=120))
 def test_any_bytes_are_read_as_a_table(length, content):
     """A slot whose length and offsets lie: whatever comes out, nothing is raised."""
+
     class Firmware(Root):
         def read_bytes(self, name):
             return bytes((17, length)) + content + b"\0\0" if name.endswith("/DMI") else None
@@ -146,8 +176,13 @@ def test_edac(host):
     for controller in (0, 1):
         for number in (0, 1):
             base = f"/sys/devices/system/edac/mc/mc{controller}/dimm{number}"
-            files.update({base + "/size": 16384, base + "/dimm_label": f"CPU_SrcID#0_MC#{controller}_Chan#{number}_DIMM#0",
-                          base + "/dimm_location": f"channel {number} slot 0 "})
+            files.update(
+                {
+                    base + "/size": 16384,
+                    base + "/dimm_label": f"CPU_SrcID#0_MC#{controller}_Chan#{number}_DIMM#0",
+                    base + "/dimm_location": f"channel {number} slot 0 ",
+                }
+            )
     told = host(files)
     assert told["channels"] == {"populated": 4, "available": None, "reason": "EDAC names no empty slot, and SMBIOS is not readable"}
     assert told["dimms"][3] == {"slot": "CPU_SrcID#0_MC#1_Chan#1_DIMM#0", "size_bytes": 16 * GIB, "speed_mts": None, "channel": "MC1_1"}

@@ -14,7 +14,12 @@ from ansible_collections.ainode.cpu.plugins.module_utils import memory_policy, s
 
 THP = "/sys/kernel/mm/transparent_hugepage"
 ALL = {
-    "transparent_hugepage": "never", "thp_defrag": "defer+madvise", "khugepaged_defrag": False, "numa_balancing": 0, "zone_reclaim_mode": 1, "swappiness": 10,
+    "transparent_hugepage": "never",
+    "thp_defrag": "defer+madvise",
+    "khugepaged_defrag": False,
+    "numa_balancing": 0,
+    "zone_reclaim_mode": 1,
+    "swappiness": 10,
 }
 
 
@@ -42,13 +47,21 @@ def test_every_option_is_set_now_and_at_boot(root):
     before = state.tree(root)
     done = run(root, **ALL)
     assert {row["setting"]: (row["before"], row["after"]) for row in done["settings"]} == {
-        "transparent_hugepage": ("madvise", "never"), "thp_defrag": ("madvise", "defer+madvise"), "khugepaged_defrag": ("1", "0"),
-        "numa_balancing": ("1", "0"), "zone_reclaim_mode": ("0", "1"), "swappiness": ("60", "10")}
+        "transparent_hugepage": ("madvise", "never"),
+        "thp_defrag": ("madvise", "defer+madvise"),
+        "khugepaged_defrag": ("1", "0"),
+        "numa_balancing": ("1", "0"),
+        "zone_reclaim_mode": ("0", "1"),
+        "swappiness": ("60", "10"),
+    }
     assert state.read(root, f"{THP}/enabled") == "always madvise [never]"
     assert state.read(root, f"{THP}/defrag") == "always defer [defer+madvise] madvise never"
     assert state.read(root, memory_policy.SYSCTL).splitlines()[1:] == ["kernel.numa_balancing = 0", "vm.zone_reclaim_mode = 1", "vm.swappiness = 10"]
     assert state.read(root, memory_policy.TMPFILES).splitlines()[1:] == [
-        f"w {THP}/enabled - - - - never", f"w {THP}/defrag - - - - defer+madvise", f"w {THP}/khugepaged/defrag - - - - 0"]
+        f"w {THP}/enabled - - - - never",
+        f"w {THP}/defrag - - - - defer+madvise",
+        f"w {THP}/khugepaged/defrag - - - - 0",
+    ]
     run(root, state="absent")
     assert state.tree(root) == before
 
@@ -68,15 +81,18 @@ def test_an_option_that_is_left_out_goes_back_alone(root):
     assert "swappiness" not in state.read(root, memory_policy.SYSCTL) and state.read(root, "/proc/sys/vm/zone_reclaim_mode") == "1"
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"swappiness": 201}, ("swappiness 201", "200")),
-    ({"swappiness": -1}, ("swappiness -1",)),
-    ({"swappiness": "much"}, ("much",)),
-    ({"numa_balancing": 4}, ("numa_balancing 4", "3")),
-    ({"zone_reclaim_mode": 8}, ("zone_reclaim_mode 8", "7")),
-    ({"transparent_hugepage": "sometimes"}, ("sometimes", "madvise")),
-    ({"swappiness": 10, "numa_balancing": 9}, ("numa_balancing 9",)),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"swappiness": 201}, ("swappiness 201", "200")),
+        ({"swappiness": -1}, ("swappiness -1",)),
+        ({"swappiness": "much"}, ("much",)),
+        ({"numa_balancing": 4}, ("numa_balancing 4", "3")),
+        ({"zone_reclaim_mode": 8}, ("zone_reclaim_mode 8", "7")),
+        ({"transparent_hugepage": "sometimes"}, ("sometimes", "madvise")),
+        ({"swappiness": 10, "numa_balancing": 9}, ("numa_balancing 9",)),
+    ],
+)
 def test_a_bad_value_is_one_clear_error_and_changes_nothing(root, options, words):
     fails(root, *words, **options)
 
@@ -101,6 +117,7 @@ def test_an_older_kernel_that_refuses_a_high_swappiness(root, monkeypatch):
             if int(value) > 100:
                 raise OSError(22, "Invalid argument")
             super().set_value(name, value)
+
     monkeypatch.setattr(settings, "Host", Old)
     assert "'150' (EINVAL" in run(root, swappiness=150)["msg"]
     assert not os.path.exists(f"{root}{memory_policy.SYSCTL}")
@@ -108,13 +125,16 @@ def test_an_older_kernel_that_refuses_a_high_swappiness(root, monkeypatch):
 
 def test_a_read_only_proc_is_not_ours(root, monkeypatch):
     """A container without privileges: nothing is written, no file is laid down, and no failure."""
+
     class Container(settings.Host):
         def locked_because(self, name):
             return "it is mounted read-only" if name.startswith("/proc/sys") else None
+
     monkeypatch.setattr(settings, "Host", Container)
     done = run(root, **ALL)
     assert {entry["reason"] for entry in done["not_applicable"]} == {
-        f"/proc/sys/{name}: it is mounted read-only" for name in ("kernel/numa_balancing", "vm/zone_reclaim_mode", "vm/swappiness")}
+        f"/proc/sys/{name}: it is mounted read-only" for name in ("kernel/numa_balancing", "vm/zone_reclaim_mode", "vm/swappiness")
+    }
     assert not os.path.exists(f"{root}{memory_policy.SYSCTL}") and os.path.exists(f"{root}{memory_policy.TMPFILES}")
 
 

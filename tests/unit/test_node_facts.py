@@ -21,9 +21,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def run(**arguments):
     """Return the module's result, run by itself as a node's Python runs it."""
     done = subprocess.run(
-        [sys.executable, CHECKOUT / "plugins/modules/node_facts.py"], check=False, capture_output=True, text=True,
+        [sys.executable, CHECKOUT / "plugins/modules/node_facts.py"],
+        check=False,
+        capture_output=True,
+        text=True,
         input=json.dumps({"ANSIBLE_MODULE_ARGS": {"_ansible_remote_tmp": "/tmp", **arguments}}),
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "collections")})
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "collections")},
+    )
     assert not done.stderr
     return json.loads(done.stdout)
 
@@ -44,13 +48,18 @@ def test_a_subset(described):
     assert set(run(root=described("hybrid-laptop"), gather_subset=["!firmware", "cpu", "numa"])["ansible_facts"]["ainode"]) == {"cpu", "numa"}
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"root": "/proc/version"}, "root '/proc/version' is not a directory: give '/' for this machine or the directory of a recorded one"),
-    ({"root": "/nowhere"}, "root '/nowhere' is not a directory: give '/' for this machine or the directory of a recorded one"),
-    ({"root": "/etc"}, "root '/etc' is not a system root: it holds neither proc/ nor sys/"),
-    ({"gather_subset": ["cpu", "gpu"]},
-     "gather_subset has 'gpu', which is no subset: give all, cpu, devices, firmware, memory, numa, platform, power, or one of them with ! before it"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"root": "/proc/version"}, "root '/proc/version' is not a directory: give '/' for this machine or the directory of a recorded one"),
+        ({"root": "/nowhere"}, "root '/nowhere' is not a directory: give '/' for this machine or the directory of a recorded one"),
+        ({"root": "/etc"}, "root '/etc' is not a system root: it holds neither proc/ nor sys/"),
+        (
+            {"gather_subset": ["cpu", "gpu"]},
+            "gather_subset has 'gpu', which is no subset: give all, cpu, devices, firmware, memory, numa, platform, power, or one of them with ! before it",
+        ),
+    ],
+)
 def test_bad_arguments(arguments, message):
     result = run(**arguments)
     assert result["failed"]
@@ -60,14 +69,30 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize("modules", ["ainode.cpu.node_facts", ["ansible.builtin.setup", "ainode.cpu.node_facts"]])
 def test_gather_facts_brings_them(tmp_path, modules):
     """With what a play passes to every facts module (fact_path) and what it keeps for setup (gather_subset, gather_timeout)."""
-    play = [{
-        "hosts": "localhost", "connection": "local", "gather_facts": True, "gather_subset": ["min"], "gather_timeout": 300, "fact_path": str(tmp_path),
-        "vars": {"ansible_facts_modules": modules, "ansible_python_interpreter": sys.executable},
-        "tasks": [{"ansible.builtin.assert": {"that": [
-            "ansible_facts.ainode.cpu.logical_cpus >= 1", f"(ansible_facts.distribution is defined) == {isinstance(modules, list)}"]}}],
-    }]
+    play = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": True,
+            "gather_subset": ["min"],
+            "gather_timeout": 300,
+            "fact_path": str(tmp_path),
+            "vars": {"ansible_facts_modules": modules, "ansible_python_interpreter": sys.executable},
+            "tasks": [
+                {
+                    "ansible.builtin.assert": {
+                        "that": ["ansible_facts.ainode.cpu.logical_cpus >= 1", f"(ansible_facts.distribution is defined) == {isinstance(modules, list)}"]
+                    }
+                }
+            ],
+        }
+    ]
     (tmp_path / "play.json").write_text(json.dumps(play))
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", tmp_path / "play.json"], check=False, capture_output=True, text=True,
-        cwd=CHECKOUT)
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", tmp_path / "play.json"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -22,51 +22,75 @@ def read(path):
 @pytest.fixture
 def host(tmp_path):
     """A function that writes a four-core Xeon with two threads a core, changed by `more`, and returns its path."""
+
     def write(**more):
         given = {"idle": machines._ICX_IDLE, "cpufreq": machines.intel_pstate(800000, 3400000, 2300000), "epb": 6, "files": machines._PSTATE, **more}
         return Path(machines.write(tmp_path / "m", grid(1, 4, 2), machines.XEON_8380, {0: 8}, **given))
+
     return write
 
 
 def test_the_guides_own_machine(described):
     assert read(described("xeon-8380-2s")) == {
-        "driver": "intel_pstate", "reason": None, "hwp": True, "governors": ["performance", "powersave"], "governor": ["powersave"],
-        "epp": ["balance_performance"], "epb": [6], "turbo": {"available": True, "enabled": True}, "min_khz": 800000, "max_khz": 3400000, "base_khz": 2300000,
-        "idle": {"driver": "intel_idle", "states": [
-            {"name": "POLL", "latency_us": 0, "residency_us": 0, "disabled": "none"},
-            {"name": "C1", "latency_us": 1, "residency_us": 1, "disabled": "none"},
-            {"name": "C1E", "latency_us": 4, "residency_us": 4, "disabled": "none"},
-            {"name": "C6", "latency_us": 170, "residency_us": 600, "disabled": "none"}]},
+        "driver": "intel_pstate",
+        "reason": None,
+        "hwp": True,
+        "governors": ["performance", "powersave"],
+        "governor": ["powersave"],
+        "epp": ["balance_performance"],
+        "epb": [6],
+        "turbo": {"available": True, "enabled": True},
+        "min_khz": 800000,
+        "max_khz": 3400000,
+        "base_khz": 2300000,
+        "idle": {
+            "driver": "intel_idle",
+            "states": [
+                {"name": "POLL", "latency_us": 0, "residency_us": 0, "disabled": "none"},
+                {"name": "C1", "latency_us": 1, "residency_us": 1, "disabled": "none"},
+                {"name": "C1E", "latency_us": 4, "residency_us": 4, "disabled": "none"},
+                {"name": "C6", "latency_us": 170, "residency_us": 600, "disabled": "none"},
+            ],
+        },
     }
 
 
-@pytest.mark.parametrize(("name", "driver", "hwp", "turbo", "idle"), [
-    ("epyc-nps4", "acpi-cpufreq", False, (True, True), "acpi_idle"),
-    ("hybrid-laptop", "intel_pstate", True, (True, True), "intel_idle"),
-    ("sparse-nodes", "acpi-cpufreq", False, (True, None), "acpi_idle"),
-    ("arm-neoverse", "cppc_cpufreq", None, (None, None), "psci_idle"),
-    ("vm-without-cpufreq", None, False, (None, None), None),
-    ("s390x-books", None, None, (None, None), None),
-])
+@pytest.mark.parametrize(
+    ("name", "driver", "hwp", "turbo", "idle"),
+    [
+        ("epyc-nps4", "acpi-cpufreq", False, (True, True), "acpi_idle"),
+        ("hybrid-laptop", "intel_pstate", True, (True, True), "intel_idle"),
+        ("sparse-nodes", "acpi-cpufreq", False, (True, None), "acpi_idle"),
+        ("arm-neoverse", "cppc_cpufreq", None, (None, None), "psci_idle"),
+        ("vm-without-cpufreq", None, False, (None, None), None),
+        ("s390x-books", None, None, (None, None), None),
+    ],
+)
 def test_described_machines(described, name, driver, hwp, turbo, idle):
     facts = read(described(name))
     assert (facts["driver"], facts["hwp"], facts["idle"]["driver"]) == (driver, hwp, idle)
     assert (facts["turbo"]["available"], facts["turbo"]["enabled"]) == turbo
 
 
-@pytest.mark.parametrize(("name", "reason"), [
-    ("vm-without-cpufreq", "no cpufreq: the hypervisor owns the CPU frequency"),
-    ("s390x-books", "no cpufreq: no driver is bound to the CPUs (the firmware keeps P-states for itself, or the kernel has no driver loaded)"),
-    ("sandbox-without-sys", "no cpufreq: the hypervisor owns the CPU frequency"),
-])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vm-without-cpufreq", "no cpufreq: the hypervisor owns the CPU frequency"),
+        ("s390x-books", "no cpufreq: no driver is bound to the CPUs (the firmware keeps P-states for itself, or the kernel has no driver loaded)"),
+        ("sandbox-without-sys", "no cpufreq: the hypervisor owns the CPU frequency"),
+    ],
+)
 def test_why_there_is_no_cpufreq(described, name, reason):
     assert read(described(name))["reason"] == reason
 
 
-@pytest.mark.parametrize(("files", "reason"), [
-    ({"/sys/devices/system/cpu/intel_pstate/status": "off"}, "no cpufreq: intel_pstate is off and no other driver took its place"),
-    ({"/proc/cmdline": "ro cpufreq.off=1"}, "no cpufreq: the boot parameter cpufreq.off=1 switches it off"),
-])
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"/sys/devices/system/cpu/intel_pstate/status": "off"}, "no cpufreq: intel_pstate is off and no other driver took its place"),
+        ({"/proc/cmdline": "ro cpufreq.off=1"}, "no cpufreq: the boot parameter cpufreq.off=1 switches it off"),
+    ],
+)
 def test_who_switched_cpufreq_off(host, files, reason):
     assert read(host(cpufreq=None, files=files))["reason"] == reason
 
@@ -96,18 +120,21 @@ def test_cpufreq_below_the_cpus(host):
     assert (facts["driver"], facts["governor"], facts["max_khz"]) == ("intel_pstate", ["performance", "powersave"], 3400000)
 
 
-@pytest.mark.parametrize(("flags", "files", "expected"), [
-    ("ida", {"intel_pstate/no_turbo": 0}, (True, True)),
-    ("ida", {"intel_pstate/no_turbo": 1}, (True, False)),
-    ("", {"intel_pstate/no_turbo": 1}, (False, False)),  # locked by the firmware: the kernel dropped the flag
-    ("ida", {"cpufreq/boost": 1}, (True, True)),
-    ("cpb", {"cpufreq/boost": 0}, (True, False)),
-    ("cpb", {"cpufreq/policy0/boost": 1}, (True, True)),
-    ("cpb", {"cpufreq/policy0/cpb": 0}, (True, False)),
-    ("ida", {}, (True, None)),
-    ("ida", {"intel_pstate/no_turbo": "maybe"}, (True, None)),
-    ("hypervisor", {}, (None, None)),
-])
+@pytest.mark.parametrize(
+    ("flags", "files", "expected"),
+    [
+        ("ida", {"intel_pstate/no_turbo": 0}, (True, True)),
+        ("ida", {"intel_pstate/no_turbo": 1}, (True, False)),
+        ("", {"intel_pstate/no_turbo": 1}, (False, False)),  # locked by the firmware: the kernel dropped the flag
+        ("ida", {"cpufreq/boost": 1}, (True, True)),
+        ("cpb", {"cpufreq/boost": 0}, (True, False)),
+        ("cpb", {"cpufreq/policy0/boost": 1}, (True, True)),
+        ("cpb", {"cpufreq/policy0/cpb": 0}, (True, False)),
+        ("ida", {}, (True, None)),
+        ("ida", {"intel_pstate/no_turbo": "maybe"}, (True, None)),
+        ("hypervisor", {}, (None, None)),
+    ],
+)
 def test_turbo(tmp_path, flags, files, expected):
     who = machines.x86("GenuineIntel", 6, 106, 6, "Xeon", f"lm {flags}")
     files = {f"/{CPU}/{name}": value for name, value in files.items()}
@@ -116,14 +143,17 @@ def test_turbo(tmp_path, flags, files, expected):
     assert (turbo["available"], turbo["enabled"]) == expected
 
 
-@pytest.mark.parametrize(("flags", "driver", "epp", "expected"), [
-    ("hwp hwp_epp", "intel_pstate", True, True),
-    ("hwp hwp_epp", "intel_cpufreq", True, True),
-    ("hwp", "intel_pstate", False, False),  # intel_pstate=no_hwp
-    ("hwp", "acpi-cpufreq", False, False),
-    ("", "intel_pstate", False, False),
-    ("hwp", None, False, None),
-])
+@pytest.mark.parametrize(
+    ("flags", "driver", "epp", "expected"),
+    [
+        ("hwp hwp_epp", "intel_pstate", True, True),
+        ("hwp hwp_epp", "intel_cpufreq", True, True),
+        ("hwp", "intel_pstate", False, False),  # intel_pstate=no_hwp
+        ("hwp", "acpi-cpufreq", False, False),
+        ("", "intel_pstate", False, False),
+        ("hwp", None, False, None),
+    ],
+)
 def test_hwp(tmp_path, flags, driver, epp, expected):
     cpufreq = {"scaling_driver": driver, "scaling_governor": "powersave"} if driver else None
     if epp:

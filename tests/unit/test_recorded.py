@@ -104,9 +104,20 @@ def test_expected(read):
     cpu, numa, power = ainode["cpu"], ainode["numa"], ainode["power"]
     nodes = [node["kind"] for node in numa["nodes"]]
     assert (
-        cpu["sockets"], cpu["physical_cores"], cpu["logical_cpus"], cpu["threads_per_core"], f"{nodes.count('cpu')}+{nodes.count('memory')}",
-        numa["nodes_per_socket"], numa["sub_numa"]["enabled"], cpu["microarchitecture"], cpu["int8_path"], cpu["fma_units_512"]["value"], cpu["isa_level"],
-        power["driver"], power["hwp"], " ".join(state["name"] for state in power["idle"]["states"]),
+        cpu["sockets"],
+        cpu["physical_cores"],
+        cpu["logical_cpus"],
+        cpu["threads_per_core"],
+        f"{nodes.count('cpu')}+{nodes.count('memory')}",
+        numa["nodes_per_socket"],
+        numa["sub_numa"]["enabled"],
+        cpu["microarchitecture"],
+        cpu["int8_path"],
+        cpu["fma_units_512"]["value"],
+        cpu["isa_level"],
+        power["driver"],
+        power["hwp"],
+        " ".join(state["name"] for state in power["idle"]["states"]),
     ) == EXPECTED[name]
 
 
@@ -145,8 +156,7 @@ def test_cores_by_cpuinfo(read):
             assert len(places) == cpu["physical_cores"]
             by_core = {(core["socket"], core["core"]): ids(core["cpus"]) for core in cpu["cores"]}
             for place in places:
-                assert by_core[tuple(map(int, place))] == [
-                    int(part["processor"]) for part in processors if (part["physical id"], part["core id"]) == place]
+                assert by_core[tuple(map(int, place))] == [int(part["processor"]) for part in processors if (part["physical id"], part["core id"]) == place]
 
 
 def test_cores_by_masks(read):
@@ -209,8 +219,10 @@ def test_nodes(read):
         others = there if len(there) == len(distances) else ids(text(root, "sys/devices/system/node/possible"))
         assert list(node["distances"]) == ([str(other) for other in others] if distances else [])
         for size, counts in node["hugepages"].items():
-            assert counts == {"total": int(text(base, f"hugepages/hugepages-{size}kB/nr_hugepages")),
-                              "free": int(text(base, f"hugepages/hugepages-{size}kB/free_hugepages"))}
+            assert counts == {
+                "total": int(text(base, f"hugepages/hugepages-{size}kB/nr_hugepages")),
+                "free": int(text(base, f"hugepages/hugepages-{size}kB/free_hugepages")),
+            }
         assert len(node["hugepages"]) == len(glob.glob(os.path.join(glob.escape(base), "hugepages/*")))
     for core in ainode["cpu"]["cores"]:
         owner = [number for number, node in nodes.items() if set(ids(core["cpus"])) <= set(ids(node["cpus"]))]
@@ -263,7 +275,7 @@ def test_memory(read):
     assert ainode["memory"]["hugepage_sizes"] == sorted(int(size) << 10 for size in sizes)
     # A type 17 structure has the size in MiB at 0x0C and its first string, the slot, right after the formatted part.
     raw = [Path(name).read_bytes() for name in glob.glob(os.path.join(glob.escape(root), "sys/firmware/dmi/entries/17-*/raw"))]
-    expected = sorted((entry[entry[1]:].split(b"\0")[0].decode().strip(), int.from_bytes(entry[12:14], "little") << 20) for entry in raw)
+    expected = sorted((entry[entry[1] :].split(b"\0")[0].decode().strip(), int.from_bytes(entry[12:14], "little") << 20) for entry in raw)
     assert sorted((dimm["slot"], dimm["size_bytes"]) for dimm in ainode["memory"]["dimms"]) == [dimm for dimm in expected if dimm[1]]
 
 

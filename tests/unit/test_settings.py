@@ -25,6 +25,7 @@ MODULES = sorted(state.EVERYTHING)
 
 # The contract ---------------------------------------------------------------------------------------------------------------------
 
+
 def prediction(result):
     return {key: result[key] for key in ("changed", "settings", "files", "units", "not_applicable", "diff")}
 
@@ -109,9 +110,16 @@ def test_the_machines_exercise_every_option(tmp_path):
 
 def small(directory):
     """A machine with two CPUs that has all settings: runs on it take milliseconds."""
-    return machines.write(directory / "small", machines.grid(2, 1), machines.XEON_8480, {0: 64, 1: 64}, idle=[("POLL", 0, 0), ("C1", 1, 1), ("C6", 290, 800)],
-                          cpufreq=machines.intel_pstate(800000, 3800000, 2000000), epb=6,
-                          files={"/sys/devices/system/cpu/intel_pstate/no_turbo": 0, "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag": 1})
+    return machines.write(
+        directory / "small",
+        machines.grid(2, 1),
+        machines.XEON_8480,
+        {0: 64, 1: 64},
+        idle=[("POLL", 0, 0), ("C1", 1, 1), ("C6", 290, 800)],
+        cpufreq=machines.intel_pstate(800000, 3800000, 2000000),
+        epb=6,
+        files={"/sys/devices/system/cpu/intel_pstate/no_turbo": 0, "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag": 1},
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -121,18 +129,34 @@ def test_ansible_itself_runs_the_modules_as_this_process_does(module, tmp_path):
     here = state.run(module, root, check=True, **options)
     checkout = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible"), "localhost", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}",
-         "-m", f"ainode.cpu.{module}", "-a", json.dumps({**options, "root": root})],
-        cwd=checkout, env={**os.environ, "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
-        capture_output=True, text=True, check=False)
+        [
+            Path(sys.executable).with_name("ansible"),
+            "localhost",
+            "-c",
+            "local",
+            "-e",
+            f"ansible_python_interpreter={sys.executable}",
+            "-m",
+            f"ainode.cpu.{module}",
+            "-a",
+            json.dumps({**options, "root": root}),
+        ],
+        cwd=checkout,
+        env={**os.environ, "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    there = json.loads(done.stdout[done.stdout.index("{"):])
+    there = json.loads(done.stdout[done.stdout.index("{") :])
     assert {key: there[key] for key in ("changed", "settings", "files", "not_applicable")} == {
-        key: here[key] for key in ("changed", "settings", "files", "not_applicable")}
+        key: here[key] for key in ("changed", "settings", "files", "not_applicable")
+    }
     assert state.run(module, root, **options)["changed"] is False
 
 
 # Runs that were cut short ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("then", ["absent", "present"])
@@ -183,6 +207,7 @@ def test_a_draft_of_a_killed_run_goes_with_the_file(tmp_path):
 
 # The machinery --------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def host(tmp_path):
     state.write(tmp_path, "/sys/a", "1\n")
@@ -195,15 +220,18 @@ def plan(*values, **more):
     return Plan(settings=tuple(Setting("option", path, wanted) for path, wanted in values), **more)
 
 
-@pytest.mark.parametrize("text, value, shown", [
-    ("powersave\n", "performance", "performance\n"),
-    ("0", "1", "1"),
-    (" 6 \n", "15", " 15 \n"),
-    ("always [madvise] never\n", "never", "always madvise [never]\n"),
-    ("always defer defer+madvise [madvise] never\n", "defer+madvise", "always defer [defer+madvise] madvise never\n"),
-    ("always defer defer+madvise [madvise] never\n", "defer", "always [defer] defer+madvise madvise never\n"),
-    ("", "1", "1\n"),
-])
+@pytest.mark.parametrize(
+    "text, value, shown",
+    [
+        ("powersave\n", "performance", "performance\n"),
+        ("0", "1", "1"),
+        (" 6 \n", "15", " 15 \n"),
+        ("always [madvise] never\n", "never", "always madvise [never]\n"),
+        ("always defer defer+madvise [madvise] never\n", "defer+madvise", "always defer [defer+madvise] madvise never\n"),
+        ("always defer defer+madvise [madvise] never\n", "defer", "always [defer] defer+madvise madvise never\n"),
+        ("", "1", "1\n"),
+    ],
+)
 def test_rendered_as_the_kernel_would(text, value, shown):
     assert settings.rendered(text, value) == shown
     assert settings.current(shown.strip()) == value
@@ -220,7 +248,8 @@ def test_what_is_no_longer_asked_for_goes_back(host):
     done = converge(host, "us", plan(("/sys/b", "20"), files={"/etc/y": file("y")}))
     assert (host.read("/sys/a"), host.read("/sys/b")) == ("1", "20")
     assert [row for row in done["settings"] if row["changed"]] == [
-        {"setting": "baseline", "path": "/sys/a", "ids": "", "before": "10", "after": "1", "changed": True}]
+        {"setting": "baseline", "path": "/sys/a", "ids": "", "before": "10", "after": "1", "changed": True}
+    ]
     assert not host.exists("/etc/x") and host.read("/etc/y") == "y"
     assert baseline.load(host).record("us") == {"values": {"/sys/b": "2"}, "files": {"/etc/y": None}, "units": {}}
 
@@ -294,6 +323,7 @@ def test_a_kernel_that_takes_another_value_is_a_failure_with_both_numbers(host):
     class Stubborn(Host):
         def set_value(self, name, value):
             super().set_value(name, "3")
+
     with pytest.raises(SettingsError, match=r"/sys/a: wanted '10', the kernel took '3'"):
         converge(Stubborn(host.top), "us", plan(("/sys/a", "10"), files={"/etc/x": file("x")}))
     assert not host.exists("/etc/x"), "what is not in force must not be set at boot"
@@ -305,6 +335,7 @@ def test_a_refused_write_names_the_kernels_error_once(host):
     class Refusing(Host):
         def set_value(self, name, value):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
     with pytest.raises(SettingsError, match=r"option: /sys/a: the kernel refused '10' \(EPERM: Operation not permitted\), and 1 more like it"):
         converge(Refusing(host.top), "us", plan(("/sys/a", "10"), ("/sys/b", "20")))
 
@@ -331,9 +362,16 @@ def test_a_setting_that_is_gone_waits_for_its_cpu_and_is_named_when_we_leave(hos
     assert "/sys/a" in done["warnings"][0] and host.read("/sys/b") == "2" and host.names("/") == ["sys"]
 
 
-@pytest.mark.parametrize("content, message", [
-    ("", "no baseline"), ("[]", "no baseline"), ('{"version": 2}', "version 2"), ('{"version": 1}', "no baseline"),
-    ('{"version": 1, "directories": [], "owners": {"us": {"values": {}}}}', "no baseline")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "no baseline"),
+        ("[]", "no baseline"),
+        ('{"version": 2}', "version 2"),
+        ('{"version": 1}', "no baseline"),
+        ('{"version": 1, "directories": [], "owners": {"us": {"values": {}}}}', "no baseline"),
+    ],
+)
 def test_a_baseline_that_is_none_stops_everything(host, tmp_path, content, message):
     state.write(tmp_path, baseline.BASELINE, content)
     before = state.tree(tmp_path)
@@ -347,14 +385,17 @@ def test_the_baseline_is_there_before_the_first_write(host):
         def set_value(self, name, value):
             assert baseline.load(self).record("us")["values"] == {"/sys/a": "1"}
             super().set_value(name, value)
+
     converge(Watched(host.top), "us", plan(("/sys/a", "10")))
 
 
 def test_the_baseline_is_readable_json(host):
     converge(host, "us", plan(("/sys/a", "10"), files={"/etc/ainode/x": file("x")}))
     assert json.loads(host.read(baseline.BASELINE)) == {
-        "version": 1, "directories": ["/etc", "/etc/ainode", "/var", "/var/lib", "/var/lib/ainode"],
-        "owners": {"us": {"values": {"/sys/a": "1"}, "files": {"/etc/ainode/x": None}, "units": {}}}}
+        "version": 1,
+        "directories": ["/etc", "/etc/ainode", "/var", "/var/lib", "/var/lib/ainode"],
+        "owners": {"us": {"values": {"/sys/a": "1"}, "files": {"/etc/ainode/x": None}, "units": {}}},
+    }
 
 
 def test_runs_at_the_same_time_do_not_lose_a_record(host, tmp_path):
@@ -374,16 +415,21 @@ def test_alike_values_are_one_row(host, tmp_path):
     wanted = [(f"/sys/devices/system/cpu/cpu{cpu}/power/energy_perf_bias", "0" if cpu < 10 else "6") for cpu in range(12)]
     assert converge(host, "us", plan(*wanted), check_mode=True)["settings"] == [
         {"setting": "option", "path": "/sys/devices/system/cpu/cpu*/power/energy_perf_bias", "ids": "0-9", "before": "6", "after": "0", "changed": True},
-        {"setting": "option", "path": "/sys/devices/system/cpu/cpu*/power/energy_perf_bias", "ids": "10-11", "before": "6", "after": "6", "changed": False}]
+        {"setting": "option", "path": "/sys/devices/system/cpu/cpu*/power/energy_perf_bias", "ids": "10-11", "before": "6", "after": "6", "changed": False},
+    ]
 
 
 def test_diff_shows_values_and_files(host):
     diff = converge(host, "us", plan(("/sys/a", "10"), ("/sys/b", "2"), files={"/etc/x": file("x\n"), "/etc/l": link("x")}), check_mode=True)["diff"]
     assert [(entry["before_header"], entry["before"], entry["after"]) for entry in diff] == [
-        ("kernel settings", "/sys/a: 1\n", "/sys/a: 10\n"), ("/etc/x", "", "x\n"), ("/etc/l", "", "-> x\n")]
+        ("kernel settings", "/sys/a: 1\n", "/sys/a: 10\n"),
+        ("/etc/x", "", "x\n"),
+        ("/etc/l", "", "-> x\n"),
+    ]
 
 
 # A live host's refusals, without one: the paths are absolute, so a fake root becomes "live" by its flag -----------------------------
+
 
 @pytest.fixture
 def live(host):
@@ -422,23 +468,34 @@ class Systemd(Host):
         type(self).calls = (*self.calls, " ".join(arguments))
         if arguments[0] != "show":
             return ""
-        return "\n\n".join(f"Id={name}\nActiveState={'active' if name in self.running else 'inactive'}\n"
-                           f"UnitFileState={'enabled' if self.running.get(name) else 'disabled'}" for name in arguments[2:])
+        return "\n\n".join(
+            f"Id={name}\nActiveState={'active' if name in self.running else 'inactive'}\nUnitFileState={'enabled' if self.running.get(name) else 'disabled'}"
+            for name in arguments[2:]
+        )
 
 
 def test_units_are_stopped_first_and_started_again_last(host):
     systemd = type("Here", (Systemd,), {"running": {"tuned.service": True, "power-profiles-daemon.service": True}})(host.top)
     names = ("tuned.service", "tlp.service", "power-profiles-daemon.service")
     done = converge(systemd, "us", plan(("/sys/a", "10"), stopped=names))
-    assert systemd.calls[1:] == ("disable tuned.service", "stop tuned.service", "disable power-profiles-daemon.service",
-                                 "mask --now power-profiles-daemon.service")
+    assert systemd.calls[1:] == (
+        "disable tuned.service",
+        "stop tuned.service",
+        "disable power-profiles-daemon.service",
+        "mask --now power-profiles-daemon.service",
+    )
     assert [unit["name"] for unit in done["units"]] == ["tuned.service", "power-profiles-daemon.service"]
     type(systemd).running, type(systemd).calls = {}, ()
     assert converge(systemd, "us", plan(("/sys/a", "10"), stopped=names))["changed"] is False
     type(systemd).calls = ()
     done = converge(systemd, "us", Plan())
-    assert systemd.calls == ("enable tuned.service", "start tuned.service", "unmask power-profiles-daemon.service", "enable power-profiles-daemon.service",
-                             "start power-profiles-daemon.service")
+    assert systemd.calls == (
+        "enable tuned.service",
+        "start tuned.service",
+        "unmask power-profiles-daemon.service",
+        "enable power-profiles-daemon.service",
+        "start power-profiles-daemon.service",
+    )
     assert done["changed"] and host.read("/sys/a") == "1" and host.names("/") == ["sys"]
 
 
@@ -450,6 +507,7 @@ def test_a_value_that_a_stopped_tuner_takes_along_is_written_again(host):
             if arguments[0] == "stop":
                 self.set_value("/sys/a", "99")
             return super().systemctl(*arguments)
+
     converge(Tuned(host.top), "us", plan(("/sys/a", "1"), stopped=("tuned.service",)))
     assert host.read("/sys/a") == "1"
 
@@ -480,6 +538,7 @@ def test_values_that_undo_each_other_are_an_error(host):
         def set_value(self, name, value):
             super().set_value(name, value)
             super().set_value({"/sys/a": "/sys/b", "/sys/b": "/sys/a"}[name], "0")
+
     with pytest.raises(SettingsError, match="does not keep these values together"):
         converge(Seesaw(host.top), "us", plan(("/sys/a", "10"), ("/sys/b", "20")))
 
@@ -490,5 +549,6 @@ def test_a_value_that_a_later_one_disturbs_is_written_again(host):
             super().set_value(name, value)
             if name == "/sys/b":
                 super().set_value("/sys/a", "0")
+
     converge(Coupled(host.top), "us", plan(("/sys/a", "1"), ("/sys/b", "20")))
     assert (host.read("/sys/a"), host.read("/sys/b")) == ("1", "20")

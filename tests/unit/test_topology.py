@@ -22,28 +22,33 @@ def read(path):
 @pytest.fixture
 def build(tmp_path):
     """A function that writes a machine of `cpus` and returns its path."""
+
     def write(cpus, cpuinfo=machines.XEON_8380, memory_gib=None, **more):
         nodes = {cpu.node for cpu in cpus} - {None}
         return Path(machines.write(tmp_path / "m", cpus, cpuinfo, memory_gib or (dict.fromkeys(nodes, 8) if nodes else 8), **more))
+
     return write
 
 
 # sockets, cores, CPUs, threads a core; NUMA node ids with CPUs, without; nodes a socket; sub-NUMA enabled, kind
-@pytest.mark.parametrize(("name", "counts", "with_cpus", "without", "per_socket", "sub_numa"), [
-    ("xeon-8380-2s", (2, 80, 160, 2), [0, 1], [], 1, (False, "SNC")),
-    ("xeon-icelake-snc2", (2, 16, 32, 2), [0, 1, 2, 3], [], 2, (True, "SNC")),
-    ("vm-without-cpufreq", (1, 2, 4, 2), [0], [], 1, (None, "SNC")),
-    ("epyc-nps4", (2, 64, 128, 2), list(range(8)), [], 4, (True, "NPS")),
-    ("hybrid-laptop", (1, 12, 16, 2), [], [], None, (None, None)),
-    ("sparse-nodes", (3, 24, 48, 2), [0, 2, 8], [], 1, (False, None)),
-    ("cxl-memory", (2, 16, 32, 2), [0, 1], [2], 1, (False, "SNC")),
-    ("offline-cpus", (1, 4, 6, 2), [0], [1], 1, (False, "SNC")),
-    ("twelve-nodes", (4, 48, 96, 2), list(range(12)), [], 3, (True, "SNC")),
-    ("arm-neoverse", (1, 32, 32, 1), [0], [], 1, (False, None)),
-    ("s390x-books", (2, 8, 16, 2), [], [], None, (None, None)),
-    ("ppc64-gpu-nodes", (2, 8, 32, 4), [0, 8], [254, 255], 1, (False, None)),
-    ("sandbox-without-sys", (1, 2, 2, 1), [], [], None, (None, "SNC")),
-])
+@pytest.mark.parametrize(
+    ("name", "counts", "with_cpus", "without", "per_socket", "sub_numa"),
+    [
+        ("xeon-8380-2s", (2, 80, 160, 2), [0, 1], [], 1, (False, "SNC")),
+        ("xeon-icelake-snc2", (2, 16, 32, 2), [0, 1, 2, 3], [], 2, (True, "SNC")),
+        ("vm-without-cpufreq", (1, 2, 4, 2), [0], [], 1, (None, "SNC")),
+        ("epyc-nps4", (2, 64, 128, 2), list(range(8)), [], 4, (True, "NPS")),
+        ("hybrid-laptop", (1, 12, 16, 2), [], [], None, (None, None)),
+        ("sparse-nodes", (3, 24, 48, 2), [0, 2, 8], [], 1, (False, None)),
+        ("cxl-memory", (2, 16, 32, 2), [0, 1], [2], 1, (False, "SNC")),
+        ("offline-cpus", (1, 4, 6, 2), [0], [1], 1, (False, "SNC")),
+        ("twelve-nodes", (4, 48, 96, 2), list(range(12)), [], 3, (True, "SNC")),
+        ("arm-neoverse", (1, 32, 32, 1), [0], [], 1, (False, None)),
+        ("s390x-books", (2, 8, 16, 2), [], [], None, (None, None)),
+        ("ppc64-gpu-nodes", (2, 8, 32, 4), [0, 8], [254, 255], 1, (False, None)),
+        ("sandbox-without-sys", (1, 2, 2, 1), [], [], None, (None, "SNC")),
+    ],
+)
 def test_described_machines(described, name, counts, with_cpus, without, per_socket, sub_numa):
     facts, numa = read(described(name))
     assert (facts["sockets"], facts["physical_cores"], facts["logical_cpus"], facts["threads_per_core"]) == counts
@@ -60,11 +65,20 @@ def test_the_guides_own_machine(described):
     assert facts["cores"][79] == {"socket": 1, "core": 39, "node": 1, "cpus": "79,159", "kind": None}
     assert (facts["online"], facts["offline"], facts["isolated"], facts["smt"], facts["smt_control"]) == ("0-159", "", "", True, "on")
     assert [(cache["level"], cache["type"], cache["size_bytes"], len(cache["shared_by"])) for cache in facts["caches"]] == [
-        (1, "Data", 49152, 80), (1, "Instruction", 32768, 80), (2, "Unified", 1310720, 80), (3, "Unified", 62914560, 2)]
+        (1, "Data", 49152, 80),
+        (1, "Instruction", 32768, 80),
+        (2, "Unified", 1310720, 80),
+        (3, "Unified", 62914560, 2),
+    ]
     assert facts["caches"][3]["shared_by"] == ["0-39,80-119", "40-79,120-159"]
     assert numa["nodes"][1] == {
-        "id": 1, "cpus": "40-79,120-159", "memory_bytes": 512 << 30, "distances": {"0": 21, "1": 10}, "kind": "cpu",
-        "hugepages": {"2048": {"total": 0, "free": 0}, "1048576": {"total": 0, "free": 0}}}
+        "id": 1,
+        "cpus": "40-79,120-159",
+        "memory_bytes": 512 << 30,
+        "distances": {"0": 21, "1": 10},
+        "kind": "cpu",
+        "hugepages": {"2048": {"total": 0, "free": 0}, "1048576": {"total": 0, "free": 0}},
+    }
 
 
 def test_hybrid_cores_have_a_kind(described):
@@ -171,15 +185,18 @@ def test_distances_that_fit_no_node(build, told):
     assert read(path)[1]["nodes"][0]["distances"] == {}
 
 
-@pytest.mark.parametrize(("isolated", "cmdline", "expected"), [
-    ("2-3\n", "quiet", "2-3"),
-    ("\n", "isolcpus=1", ""),
-    (None, "ro isolcpus=nohz,domain,managed_irq,2-3,5 quiet", "2-3,5"),
-    (None, "ro isolcpus=1 quiet", "1"),
-    (None, "ro quiet", ""),
-    (None, "isolcpus=0-N", None),
-    (None, None, None),
-])
+@pytest.mark.parametrize(
+    ("isolated", "cmdline", "expected"),
+    [
+        ("2-3\n", "quiet", "2-3"),
+        ("\n", "isolcpus=1", ""),
+        (None, "ro isolcpus=nohz,domain,managed_irq,2-3,5 quiet", "2-3,5"),
+        (None, "ro isolcpus=1 quiet", "1"),
+        (None, "ro quiet", ""),
+        (None, "isolcpus=0-N", None),
+        (None, None, None),
+    ],
+)
 def test_isolated(build, isolated, cmdline, expected):
     path = build(grid(1, 8))
     for name, content in (("sys/devices/system/cpu/isolated", isolated), ("proc/cmdline", cmdline)):
@@ -211,24 +228,27 @@ def amd(family, model, name="AMD EPYC"):
     return machines.x86("AuthenticAMD", family, model, 1, name, machines._V3)
 
 
-@pytest.mark.parametrize(("who", "nodes_per_socket", "enabled", "kind"), [
-    (xeon(85), 2, True, "SNC"),
-    (xeon(85, "Intel(R) Xeon(R) Platinum 9282 CPU @ 2.60GHz"), 2, False, "SNC"),  # Cascade Lake-AP: two dies, each a node
-    (xeon(85, "Intel(R) Xeon(R) Platinum 9282 CPU @ 2.60GHz"), 4, True, "SNC"),
-    (xeon(63), 2, True, "SNC"),  # Cluster-on-Die
-    (xeon(87), 4, True, "SNC"),  # Knights Landing, SNC-4
-    (xeon(106), 1, False, "SNC"),
-    (xeon(45), 1, False, None),
-    (xeon(999), 2, None, None),
-    (amd(23, 1, "AMD EPYC 7451 24-Core Processor"), 4, False, None),  # Naples: four dies
-    (amd(23, 49), 1, False, "NPS"),
-    (amd(23, 49), 4, True, "NPS"),
-    (amd(25, 1), 2, True, "NPS"),
-    (amd(25, 17), 8, True, "NPS"),  # L3 as NUMA
-    (amd(21, 2, "AMD Opteron(tm) Processor 6328"), 2, False, None),
-    (amd(25, 0x61, "AMD Ryzen 9 7950X 16-Core Processor"), 1, False, None),
-    (machines.arm("0x48", "0xd01", "asimd"), 2, None, None),
-])
+@pytest.mark.parametrize(
+    ("who", "nodes_per_socket", "enabled", "kind"),
+    [
+        (xeon(85), 2, True, "SNC"),
+        (xeon(85, "Intel(R) Xeon(R) Platinum 9282 CPU @ 2.60GHz"), 2, False, "SNC"),  # Cascade Lake-AP: two dies, each a node
+        (xeon(85, "Intel(R) Xeon(R) Platinum 9282 CPU @ 2.60GHz"), 4, True, "SNC"),
+        (xeon(63), 2, True, "SNC"),  # Cluster-on-Die
+        (xeon(87), 4, True, "SNC"),  # Knights Landing, SNC-4
+        (xeon(106), 1, False, "SNC"),
+        (xeon(45), 1, False, None),
+        (xeon(999), 2, None, None),
+        (amd(23, 1, "AMD EPYC 7451 24-Core Processor"), 4, False, None),  # Naples: four dies
+        (amd(23, 49), 1, False, "NPS"),
+        (amd(23, 49), 4, True, "NPS"),
+        (amd(25, 1), 2, True, "NPS"),
+        (amd(25, 17), 8, True, "NPS"),  # L3 as NUMA
+        (amd(21, 2, "AMD Opteron(tm) Processor 6328"), 2, False, None),
+        (amd(25, 0x61, "AMD Ryzen 9 7950X 16-Core Processor"), 1, False, None),
+        (machines.arm("0x48", "0xd01", "asimd"), 2, None, None),
+    ],
+)
 def test_sub_numa(build, who, nodes_per_socket, enabled, kind):
     told = read(build(grid(2, 8, nodes_per_socket=nodes_per_socket), who))[1]
     assert told["nodes_per_socket"] == nodes_per_socket

@@ -13,8 +13,9 @@ V2 = {"/proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:4 - 
 V1 = {
     "/proc/self/cgroup": "7:cpuset:/a/b\n5:cpu,cpuacct:/a/b\n1:name=systemd:/x",
     "/proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
-                            "31 23 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct",
-    "/sys/fs/cgroup/cpuset/a/b/": None, "/sys/fs/cgroup/cpu,cpuacct/a/b/": None,
+    "31 23 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct",
+    "/sys/fs/cgroup/cpuset/a/b/": None,
+    "/sys/fs/cgroup/cpu,cpuacct/a/b/": None,
 }
 QUOTA = "/sys/fs/cgroup/cpu,cpuacct"
 
@@ -22,18 +23,23 @@ QUOTA = "/sys/fs/cgroup/cpu,cpuacct"
 @pytest.fixture
 def told(tmp_path):
     """A function that returns (cpus, count, limit) of a machine with eight CPUs online and these files."""
+
     def read(files, online=range(8)):
         (tmp_path / "proc").mkdir()
         machines._lay(tmp_path, files)
         return tuple(usable.read(Root(str(tmp_path)), list(online)).values())
+
     return read
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("xeon-8380-2s", ("0-159", 160, None)),
-    ("container-quota-v2", ("0-15", 3, "quota")),
-    ("container-cpuset-v1", ("2-5,18", 5, "cpuset")),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("xeon-8380-2s", ("0-159", 160, None)),
+        ("container-quota-v2", ("0-15", 3, "quota")),
+        ("container-cpuset-v1", ("2-5,18", 5, "cpuset")),
+    ],
+)
 def test_described_machines(described, name, expected):
     online = {"xeon-8380-2s": range(160), "container-quota-v2": range(16), "container-cpuset-v1": range(32)}[name]
     assert tuple(usable.read(Root(described(name)), list(online)).values()) == expected
@@ -43,66 +49,84 @@ def test_no_cpu_known(told):
     assert told({}, online=()) == (None, None, None)
 
 
-@pytest.mark.parametrize(("files", "expected"), [
-    ({}, ("0-7", 8, None)),
-    ({"a/b/cpu.max": "max 100000"}, ("0-7", 8, None)),
-    ({"a/b/cpu.max": "400000 100000"}, ("0-7", 4, "quota")),
-    ({"a/b/cpu.max": "399999 100000"}, ("0-7", 3, "quota")),
-    ({"a/b/cpu.max": "20000 100000"}, ("0-7", 1, "quota")),
-    ({"a/b/cpu.max": "900000 100000"}, ("0-7", 8, None)),  # more than there is
-    ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, ("0-7", 2, "quota")),  # the parent's
-    ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "500000 100000"}, ("0-7", 2, "quota")),
-    ({"cpu.max": "300000 100000", "a/b/": None}, ("0-7", 3, "quota")),
-    ({"a/b/cpu.max": "nonsense"}, ("0-7", 8, None)),
-    ({"a/b/cpu.max": "100000 0"}, ("0-7", 8, None)),
-    ({"a/b/cpuset.cpus.effective": "1-3"}, ("1-3", 3, "cpuset")),
-    ({"a/b/cpuset.cpus.effective": "0-7"}, ("0-7", 8, None)),
-    ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "200000 100000"}, ("1-3", 2, "quota")),
-    ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "300000 100000"}, ("1-3", 3, "cpuset")),
-    ({"a/b/cpuset.cpus.effective": "1", "a/b/cpu.max": "50000 100000"}, ("1", 1, "quota")),
-    ({"a/cpuset.cpus.effective": "2-5", "a/b/cpuset.cpus": ""}, ("2-5", 4, "cpuset")),  # an empty set inherits
-    ({"a/b/cpuset.cpus.effective": "4-20"}, ("4-7", 4, "cpuset")),  # some are offline
-    ({"a/b/cpuset.cpus.effective": "20-30"}, ("0-7", 8, None)),  # another machine's: it cannot be ours
-    ({"a/b/cpuset.cpus.effective": "x"}, ("0-7", 8, None)),
-])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, ("0-7", 8, None)),
+        ({"a/b/cpu.max": "max 100000"}, ("0-7", 8, None)),
+        ({"a/b/cpu.max": "400000 100000"}, ("0-7", 4, "quota")),
+        ({"a/b/cpu.max": "399999 100000"}, ("0-7", 3, "quota")),
+        ({"a/b/cpu.max": "20000 100000"}, ("0-7", 1, "quota")),
+        ({"a/b/cpu.max": "900000 100000"}, ("0-7", 8, None)),  # more than there is
+        ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, ("0-7", 2, "quota")),  # the parent's
+        ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "500000 100000"}, ("0-7", 2, "quota")),
+        ({"cpu.max": "300000 100000", "a/b/": None}, ("0-7", 3, "quota")),
+        ({"a/b/cpu.max": "nonsense"}, ("0-7", 8, None)),
+        ({"a/b/cpu.max": "100000 0"}, ("0-7", 8, None)),
+        ({"a/b/cpuset.cpus.effective": "1-3"}, ("1-3", 3, "cpuset")),
+        ({"a/b/cpuset.cpus.effective": "0-7"}, ("0-7", 8, None)),
+        ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "200000 100000"}, ("1-3", 2, "quota")),
+        ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "300000 100000"}, ("1-3", 3, "cpuset")),
+        ({"a/b/cpuset.cpus.effective": "1", "a/b/cpu.max": "50000 100000"}, ("1", 1, "quota")),
+        ({"a/cpuset.cpus.effective": "2-5", "a/b/cpuset.cpus": ""}, ("2-5", 4, "cpuset")),  # an empty set inherits
+        ({"a/b/cpuset.cpus.effective": "4-20"}, ("4-7", 4, "cpuset")),  # some are offline
+        ({"a/b/cpuset.cpus.effective": "20-30"}, ("0-7", 8, None)),  # another machine's: it cannot be ours
+        ({"a/b/cpuset.cpus.effective": "x"}, ("0-7", 8, None)),
+    ],
+)
 def test_cgroup_v2(told, files, expected):
     assert told({**V2, "/sys/fs/cgroup/a/b/": None, **{f"/sys/fs/cgroup/{name}": value for name, value in files.items()}}) == expected
 
 
-@pytest.mark.parametrize(("files", "expected"), [
-    ({}, ("0-7", 8, None)),
-    ({f"{QUOTA}/a/b/cpu.cfs_quota_us": -1, f"{QUOTA}/a/b/cpu.cfs_period_us": 100000}, ("0-7", 8, None)),
-    ({f"{QUOTA}/a/b/cpu.cfs_quota_us": 250000, f"{QUOTA}/a/b/cpu.cfs_period_us": 100000}, ("0-7", 2, "quota")),
-    ({f"{QUOTA}/a/cpu.cfs_quota_us": 50000, f"{QUOTA}/a/cpu.cfs_period_us": 10000}, ("0-7", 5, "quota")),
-    ({"/sys/fs/cgroup/cpuset/a/b/cpuset.cpus": "0,2,4"}, ("0,2,4", 3, "cpuset")),
-    ({"/sys/fs/cgroup/cpuset/a/cpuset.cpus": "0-3", "/sys/fs/cgroup/cpuset/a/b/cpuset.effective_cpus": "2-3"}, ("2-3", 2, "cpuset")),
-])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, ("0-7", 8, None)),
+        ({f"{QUOTA}/a/b/cpu.cfs_quota_us": -1, f"{QUOTA}/a/b/cpu.cfs_period_us": 100000}, ("0-7", 8, None)),
+        ({f"{QUOTA}/a/b/cpu.cfs_quota_us": 250000, f"{QUOTA}/a/b/cpu.cfs_period_us": 100000}, ("0-7", 2, "quota")),
+        ({f"{QUOTA}/a/cpu.cfs_quota_us": 50000, f"{QUOTA}/a/cpu.cfs_period_us": 10000}, ("0-7", 5, "quota")),
+        ({"/sys/fs/cgroup/cpuset/a/b/cpuset.cpus": "0,2,4"}, ("0,2,4", 3, "cpuset")),
+        ({"/sys/fs/cgroup/cpuset/a/cpuset.cpus": "0-3", "/sys/fs/cgroup/cpuset/a/b/cpuset.effective_cpus": "2-3"}, ("2-3", 2, "cpuset")),
+    ],
+)
 def test_cgroup_v1(told, files, expected):
     assert told({**V1, **files}) == expected
 
 
 def test_a_container_sees_its_own_part_of_the_hierarchy(told):
     """Without a cgroup namespace /proc/self/cgroup has the host's path, and the mount shows what lies below the container's own group."""
-    assert told({
-        "/proc/self/cgroup": "4:cpu:/docker/abc", "/proc/self/mountinfo": "31 23 0:27 /docker/abc /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu",
-        "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": 200000, "/sys/fs/cgroup/cpu/cpu.cfs_period_us": 100000}) == ("0-7", 2, "quota")
+    assert told(
+        {
+            "/proc/self/cgroup": "4:cpu:/docker/abc",
+            "/proc/self/mountinfo": "31 23 0:27 /docker/abc /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu",
+            "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": 200000,
+            "/sys/fs/cgroup/cpu/cpu.cfs_period_us": 100000,
+        }
+    ) == ("0-7", 2, "quota")
 
 
 def test_a_path_outside_of_the_mount(told):
-    assert told({"/proc/self/cgroup": "0::/../../system.slice", "/proc/self/mountinfo": V2["/proc/self/mountinfo"],
-                 "/sys/fs/cgroup/cpu.max": "300000 100000"}) == ("0-7", 3, "quota")
+    assert told(
+        {"/proc/self/cgroup": "0::/../../system.slice", "/proc/self/mountinfo": V2["/proc/self/mountinfo"], "/sys/fs/cgroup/cpu.max": "300000 100000"}
+    ) == ("0-7", 3, "quota")
 
 
 def test_an_old_cpuset_mount_without_prefix(told):
     assert told({"/proc/self/cpuset": "/batch", "/proc/mounts": "cpuset /dev/cpuset cgroup rw,cpuset,noprefix 0 0", "/dev/cpuset/batch/cpus": "4-7"}) == (
-        "4-7", 4, "cpuset")
+        "4-7",
+        4,
+        "cpuset",
+    )
 
 
-@pytest.mark.parametrize(("status", "expected"), [
-    ("Name:\tx\nCpus_allowed:\t0f\nCpus_allowed_list:\t0-3\n", ("0-3", 4, "affinity")),
-    ("Cpus_allowed_list:\t0-63\n", ("0-7", 8, None)),
-    ("Cpus_allowed_list:\tnone\n", ("0-7", 8, None)),
-])
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("Name:\tx\nCpus_allowed:\t0f\nCpus_allowed_list:\t0-3\n", ("0-3", 4, "affinity")),
+        ("Cpus_allowed_list:\t0-63\n", ("0-7", 8, None)),
+        ("Cpus_allowed_list:\tnone\n", ("0-7", 8, None)),
+    ],
+)
 def test_affinity_that_a_recording_holds(told, status, expected):
     assert told({"/proc/self/status": status}) == expected
 
