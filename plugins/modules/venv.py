@@ -185,6 +185,10 @@ python_version:
   returned: state is present
   type: str
   sample: "3.11"
+can_install:
+  description: Whether O(python) brings the pip that an installation takes (Debian's C(python3-venv)).
+  returned: state is present
+  type: bool
 repaired:
   description: What was wrong with the environment in service that was made anew; null when nothing was.
   returned: state is present
@@ -458,6 +462,7 @@ def ensure_present(environments, check_mode):
         "previous": environments.marker("previous").get("digest"),
         "packages": venv.packages(lock),
         "python_version": python["version"],
+        "can_install": python["pip"] is not None,
         "proof": marker.get("verdict"),
         "diff": difference(marker, {"digest": digest, "packages": venv.packages(lock)}),
     }
