@@ -425,7 +425,8 @@ std::string Service::open(const std::string path) {
         if (options_.writes) {
             file = std::filesystem::canonical(path);  // a link to the index stays one, and the log is found beside the file
             if (live_ && file == file_) throw Error(file + " is being written to; swap to another file");
-            live = std::make_shared<LiveIndex>(file, file + ".log", LiveOptions{.open = options_.open, .sync = *options_.writes});
+            live = std::make_shared<LiveIndex>(file, file + ".log",
+                                               LiveOptions{.open = options_.open, .sync = *options_.writes, .capacity = options_.capacity});
             opened = live->view();
         } else {
             opened = Index::open(path, options_.open);

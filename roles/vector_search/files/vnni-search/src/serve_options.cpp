@@ -88,6 +88,8 @@ std::vector<Option> option_table(Options& o, size_t& workers) {
          "take upserts and deletes at the admin listener; the log beside the index, FILE.log.N, is on the disk always (before a write is "
          "acknowledged), at an interval (1 s) or never (when the system pleases) [no writes]",
          [&](auto& v) { o.writes = sync_from(v); }},
+        {"capacity", "ROWS", "with --writes, the rows that address space is reserved for; a swap needs it twice [4294967294]",
+         [&](auto& v) { o.capacity = number<uint64_t>(v, 1, LiveOptions().capacity); }},
         {"cpus", "CPULIST", "CPUs for the workers, such as 0-3,8; one worker a physical core [the affinity mask]",
          [&](auto& v) { o.cpus = parse_cpulist(v); }},
         {"workers", "N", "no more workers than this [one a physical core]", [&](auto& v) { workers = number<size_t>(v, 1, 4096); }},

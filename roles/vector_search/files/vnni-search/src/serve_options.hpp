@@ -22,7 +22,8 @@ struct Options {
     std::vector<int> cpus;           // one worker each
     std::string api_key, admin_key;  // empty: none is asked for
     OpenOptions open;
-    std::optional<Sync> writes;  // none: the index is only read
+    std::optional<Sync> writes;                  // none: the index is only read
+    uint64_t capacity = LiveOptions().capacity;  // rows, with writes
     Defaults defaults;
     http::Limits http;
     uint64_t max_queries = 16384;
