@@ -82,7 +82,7 @@ void Builder::allocate() {
     h.rows = h.live = rows_;
     h.dim = dim_, h.stride = shape.stride, h.degree = shape.degree, h.bits = uint8_t(shape.bits);
     h.metric = uint8_t(options_.metric);
-    h.pivots = std::clamp<uint32_t>(rows_ / 8, 1, kMaxPivots);
+    h.pivots = std::clamp<uint32_t>(rows_ / 64, 1, kMaxPivots);
     h.build_ef = options_.ef, h.alpha = options_.alpha, h.seed = options_.seed;
     h.created = uint64_t(std::time(nullptr)), h.content = 1;
     for (const SectionId s : {kCodes, kGraph, kTerm, kRefine})

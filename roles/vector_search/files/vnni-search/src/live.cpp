@@ -292,7 +292,7 @@ void LiveIndex::put(uint64_t id, const float* vector, const std::vector<std::str
     ++data_->live;
     // An index that grew has more entrances.
     const uint32_t pivots = data_->pivots;
-    if (pivots < kMaxPivots && data_->rows > 8ull * pivots) {
+    if (pivots < kMaxPivots && data_->rows > 64ull * pivots) {
         data_->section[kPivots].as<uint32_t>()[pivots] = slot;
         std::memcpy(data_->pivot_codes.data() + size_t(pivots) * h.stride, code, h.stride);
         if (data_->has(kTerm)) data_->pivot_terms[pivots] = data_->section[kTerm].as<float>()[slot];

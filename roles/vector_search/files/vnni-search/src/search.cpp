@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 
 namespace vnni {
 
@@ -100,17 +99,25 @@ void Visited::reset(uint32_t ef) {
 
 // --- the search ---
 
-// How many nodes a step expands: more nodes hide more misses, too many compare rows that nobody would have asked for.
-static uint32_t tuned(const char* name, uint32_t fallback) {
-    const char* value = std::getenv(name);
-    return value ? uint32_t(std::atoi(value)) : fallback;
-}
-static const uint32_t kStep = tuned("T_STEP", 4);
-static const uint32_t kSeeds = tuned("T_SEEDS", 32);
-static const uint32_t kAhead = tuned("T_AHEAD", 2);
+// A step expands the best few nodes together: their misses overlap. More would compare rows that nobody asked for.
+constexpr uint32_t kStep = 3;
+constexpr uint32_t kSeeds = 16;  // pivots kept to start from
+constexpr uint32_t kAhead = 2;   // nodes behind them whose lists are fetched meanwhile
 
 static void prefetch(const void* p, size_t bytes) {
     for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(static_cast<const char*>(p) + offset);
+}
+
+static void prefetch_rows(const View& view, const float* term, const uint32_t* slots, size_t n) {
+    const uint8_t* const codes = view.codes;
+    const size_t stride = view.stride;
+    for (size_t i = 0; i < n; ++i) {
+        const uint8_t* const row = codes + slots[i] * stride;
+        __builtin_prefetch(row);
+        for (size_t offset = 64; offset < stride; offset += 64) __builtin_prefetch(row + offset);
+    }
+    if (!term) return;
+    for (size_t i = 0; i < n; ++i) __builtin_prefetch(term + slots[i]);
 }
 
 void Beam::compare(const View& view, const Query& query, size_t n) {
@@ -142,7 +149,7 @@ void Beam::search(const View& view, const Query& query, uint32_t ef) {
     pool.grow(ef);
 
     const size_t list_bytes = sizeof(uint32_t) * view.degree;
-    uint32_t picks[16];
+    uint32_t picks[kStep];
     for (uint32_t cursor = 0;;) {
         uint32_t picked = 0;
         while (picked < kStep) {
@@ -163,10 +170,7 @@ void Beam::search(const View& view, const Query& query, uint32_t ef) {
         for (uint32_t p = 0; p < picked; ++p) {
             const size_t before = n;
             n += visited_.filter(view.graph + size_t(picks[p]) * view.degree, view.degree, found_.data() + n);
-            for (size_t i = before; i < n; ++i) {
-                prefetch(view.codes + size_t(found_[i]) * view.stride, view.stride);
-                if (query.term) __builtin_prefetch(query.term + found_[i]);
-            }
+            prefetch_rows(view, query.term, found_.data() + before, n - before);
         }
         stats.distances += n;
         compare(view, query, n);

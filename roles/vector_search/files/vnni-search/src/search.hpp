@@ -90,9 +90,11 @@ class Visited {
     // Appends those of list that were not seen to out; branch-free.
     size_t filter(const uint32_t* list, uint32_t n, uint32_t* out) {
         size_t m = 0;
+        uint32_t* const table = table_.data();
+        const uint32_t shift = shift_;  // a copy: the stores below could change the member for all the compiler knows
         for (uint32_t i = 0; i < n; ++i) {
             const uint32_t id = __atomic_load_n(list + i, __ATOMIC_ACQUIRE);
-            uint32_t& entry = table_[id * 2654435769u >> shift_];
+            uint32_t& entry = table[id * 2654435769u >> shift];
             out[m] = id;
             m += entry != id;
             entry = id;
