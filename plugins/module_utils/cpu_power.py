@@ -37,100 +37,100 @@ cpu=$root/sys/devices/system/cpu
 governor='' epp='' epb='' turbo='' min_frequency_khz='' max_frequency_khz='' idle_states_disabled='' max_exit_latency_us=''
 
 while IFS='=' read -r key value; do
-	case $key in
-	governor) governor=$value ;;
-	epp) epp=$value ;;
-	epb) epb=$value ;;
-	turbo) turbo=$value ;;
-	min_frequency_khz) min_frequency_khz=$value ;;
-	max_frequency_khz) max_frequency_khz=$value ;;
-	idle_states_disabled) idle_states_disabled=$value ;;
-	max_exit_latency_us) max_exit_latency_us=$value ;;
-	'' | '#'*) ;;
-	*) echo "unknown setting '$key' in /etc/ainode/cpu-power.conf" >&2; exit 2 ;;
-	esac
+    case $key in
+    governor) governor=$value ;;
+    epp) epp=$value ;;
+    epb) epb=$value ;;
+    turbo) turbo=$value ;;
+    min_frequency_khz) min_frequency_khz=$value ;;
+    max_frequency_khz) max_frequency_khz=$value ;;
+    idle_states_disabled) idle_states_disabled=$value ;;
+    max_exit_latency_us) max_exit_latency_us=$value ;;
+    '' | '#'*) ;;
+    *) echo "unknown setting '$key' in /etc/ainode/cpu-power.conf" >&2; exit 2 ;;
+    esac
 done < "$root/etc/ainode/cpu-power.conf" || exit 2
 
 # read_file FILE: its first line in $now; fails for a file that is not there or not readable (the policy of an offline CPU).
 read_file() {
-	now=''
-	{ read -r now < "$1" || [ -n "$now" ]; } 2>/dev/null
+    now=''
+    { read -r now < "$1" || [ -n "$now" ]; } 2>/dev/null
 }
 
 # missing TEXT: remember, in the second round, that a value is not in force.
 missing() {
-	[ "$round" = 1 ] && return
-	echo "$1" >&2
-	failed=1
+    [ "$round" = 1 ] && return
+    echo "$1" >&2
+    failed=1
 }
 
 # set_file FILE VALUE: write unless it is there, and read back.
 set_file() {
-	read_file "$1" || return 0
-	[ "$now" = "$2" ] && return
-	{ printf '%s\n' "$2" > "$1"; } 2>/dev/null
-	read_file "$1"
-	[ "$now" = "$2" ] || missing "$1: wanted $2, has $now"
+    read_file "$1" || return 0
+    [ "$now" = "$2" ] && return
+    { printf '%s\n' "$2" > "$1"; } 2>/dev/null
+    read_file "$1"
+    [ "$now" = "$2" ] || missing "$1: wanted $2, has $now"
 }
 
 # set_epp FILE: the kernel shows some numbers by name, so a number counts as set when the write succeeds.
 set_epp() {
-	case $epp in
-	*[!0-9]*) set_file "$1" "$epp" ;;
-	*) read_file "$1" || return 0
-		[ "$now" = "$epp" ] || { printf '%s\n' "$epp" > "$1"; } 2>/dev/null || missing "$1: wanted $epp, has $now" ;;
-	esac
+    case $epp in
+    *[!0-9]*) set_file "$1" "$epp" ;;
+    *) read_file "$1" || return 0
+        [ "$now" = "$epp" ] || { printf '%s\n' "$epp" > "$1"; } 2>/dev/null || missing "$1: wanted $epp, has $now" ;;
+    esac
 }
 
 # set_limit POLICY FILE KHZ: what is beyond this CPU's own range is the end of that range (the cores of a hybrid differ).
 set_limit() {
-	limit=$3
-	read_file "$1/cpuinfo_min_freq" && [ "$limit" -lt "$now" ] && limit=$now
-	read_file "$1/cpuinfo_max_freq" && [ "$limit" -gt "$now" ] && limit=$now
-	set_file "$1/$2" "$limit"
+    limit=$3
+    read_file "$1/cpuinfo_min_freq" && [ "$limit" -lt "$now" ] && limit=$now
+    read_file "$1/cpuinfo_max_freq" && [ "$limit" -gt "$now" ] && limit=$now
+    set_file "$1/$2" "$limit"
 }
 
 apply() {
-	policies=0 states=0
-	# Kernels before 4.3 have no policy directories.
-	set -- "$cpu"/cpufreq/policy*
-	[ -e "$1" ] || set -- "$cpu"/cpu[0-9]*/cpufreq
-	for policy; do
-		read_file "$policy/scaling_governor" || continue
-		policies=1
-		[ -z "$governor" ] || set_file "$policy/scaling_governor" "$governor"
-		[ -z "$epp" ] || set_epp "$policy/energy_performance_preference"
-		[ -z "$max_frequency_khz" ] || set_limit "$policy" scaling_max_freq "$max_frequency_khz"
-		[ -z "$min_frequency_khz" ] || set_limit "$policy" scaling_min_freq "$min_frequency_khz"
-		[ -z "$turbo" ] || set_file "$policy/boost" "$turbo"
-	done
-	[ -z "$governor$epp$min_frequency_khz$max_frequency_khz" ] || [ "$policies" = 1 ] || missing 'no cpufreq driver is there'
-	if [ -n "$turbo" ]; then
-		set_file "$cpu/intel_pstate/no_turbo" "$((1 - turbo))"
-		set_file "$cpu/cpufreq/boost" "$turbo"
-	fi
-	if [ -n "$epb" ]; then
-		for file in "$cpu"/cpu[0-9]*/power/energy_perf_bias; do
-			set_file "$file" "$epb"
-		done
-	fi
-	[ -n "$idle_states_disabled$max_exit_latency_us" ] || return
-	# By name or latency, never by number: another kernel or CPU type numbers other states.
-	for state in "$cpu"/cpu[0-9]*/cpuidle/state[0-9]*; do
-		read_file "$state/name" || continue
-		states=1
-		case ",$idle_states_disabled," in
-		*",$now,"*) set_file "$state/disable" 1 ;;
-		esac
-		[ -z "$max_exit_latency_us" ] || { read_file "$state/latency" && [ "$now" -gt "$max_exit_latency_us" ] && set_file "$state/disable" 1; }
-	done
-	[ "$states" = 1 ] || missing 'no idle states are there'
+    policies=0 states=0
+    # Kernels before 4.3 have no policy directories.
+    set -- "$cpu"/cpufreq/policy*
+    [ -e "$1" ] || set -- "$cpu"/cpu[0-9]*/cpufreq
+    for policy; do
+        read_file "$policy/scaling_governor" || continue
+        policies=1
+        [ -z "$governor" ] || set_file "$policy/scaling_governor" "$governor"
+        [ -z "$epp" ] || set_epp "$policy/energy_performance_preference"
+        [ -z "$max_frequency_khz" ] || set_limit "$policy" scaling_max_freq "$max_frequency_khz"
+        [ -z "$min_frequency_khz" ] || set_limit "$policy" scaling_min_freq "$min_frequency_khz"
+        [ -z "$turbo" ] || set_file "$policy/boost" "$turbo"
+    done
+    [ -z "$governor$epp$min_frequency_khz$max_frequency_khz" ] || [ "$policies" = 1 ] || missing 'no cpufreq driver is there'
+    if [ -n "$turbo" ]; then
+        set_file "$cpu/intel_pstate/no_turbo" "$((1 - turbo))"
+        set_file "$cpu/cpufreq/boost" "$turbo"
+    fi
+    if [ -n "$epb" ]; then
+        for file in "$cpu"/cpu[0-9]*/power/energy_perf_bias; do
+            set_file "$file" "$epb"
+        done
+    fi
+    [ -n "$idle_states_disabled$max_exit_latency_us" ] || return
+    # By name or latency, never by number: another kernel or CPU type numbers other states.
+    for state in "$cpu"/cpu[0-9]*/cpuidle/state[0-9]*; do
+        read_file "$state/name" || continue
+        states=1
+        case ",$idle_states_disabled," in
+        *",$now,"*) set_file "$state/disable" 1 ;;
+        esac
+        [ -z "$max_exit_latency_us" ] || { read_file "$state/latency" && [ "$now" -gt "$max_exit_latency_us" ] && set_file "$state/disable" 1; }
+    done
+    [ "$states" = 1 ] || missing 'no idle states are there'
 }
 
 # Values hang on each other (a minimum on the maximum, the EPP on the governor): what is refused in the first round is set in the second.
 failed=0
 for round in 1 2; do
-	apply
+    apply
 done
 exit "$failed"
 """
