@@ -84,9 +84,7 @@ std::vector<Option> option_table(Options& o, size_t& workers) {
          [&](auto& v) { o.admin = v; }},
         {"api-key-file", "FILE", "clients must send \"Authorization: Bearer KEY\", except to /v2/health", [&](auto& v) { o.api_key = read_key(v); }},
         {"admin-key-file", "FILE", "the same for the admin listener", [&](auto& v) { o.admin_key = read_key(v); }},
-        {"writes", "SYNC",
-         "take upserts and deletes at the admin listener; the log beside the index, FILE.log.N, is on the disk always (before a write is "
-         "acknowledged), at an interval (1 s) or never (when the system pleases) [no writes]",
+        {"writes", "SYNC", "take writes at the admin listener; their log, FILE.log.N, is synced always, at an interval (1 s) or never [no writes]",
          [&](auto& v) { o.writes = sync_from(v); }},
         {"capacity", "ROWS", "with --writes, the rows that address space is reserved for; a swap needs it twice [4294967294]",
          [&](auto& v) { o.capacity = number<uint64_t>(v, 1, LiveOptions().capacity); }},
@@ -125,6 +123,8 @@ std::string help(const std::vector<Option>& table) {
             "distances FP32 [n, k] out, as JSON or binary tensors. Where fewer than k rows are found, ids end in -1 and\n"
             "distances in 3.4028235e38. Request parameters: k, ef or recall_target, filter.\n"
             "GET /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME, /metrics; POST /v2/models/NAME/infer.\n"
+            "At --admin: GET /admin/status; POST /admin/swap, upsert (inputs ids INT64 [n], vectors FP32 [n, d]; parameter tags), delete\n"
+            "(ids), snapshot, consolidate.\n"
             "SIGHUP opens the index file anew and swaps to it; SIGTERM drains and ends.\n\n";
     for (const auto& option : table) {
         const std::string left = "  --" + std::string(option.name) + " " + option.value;
