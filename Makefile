@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search sanity integration molecule test bench-search bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule test bench-search bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -45,6 +45,10 @@ search:
 
 check: lint unit search
 
+# The server as its clients see it, one of them not ours.
+service: search setup-test
+	VNNI_SEARCH=$(CURDIR)/build/vnni-search $(BIN)/pytest -q roles/vector_search/files/vnni-search/tests/serve_test.py
+
 sanity: setup-test
 	tests/integration/sanity
 
@@ -55,7 +59,7 @@ molecule: setup-test
 	$(BIN)/molecule test --scenario-name container
 	$(BIN)/molecule test --scenario-name vm
 
-test: check sanity integration molecule
+test: check service sanity integration molecule
 
 bench-search: search
 	tests/bench_search/run.sh
