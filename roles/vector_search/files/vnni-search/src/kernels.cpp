@@ -10,6 +10,7 @@
 #include "util.hpp"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -309,11 +310,14 @@ constexpr Kernels table{"avx512_vnni", dot8, dot4, select, float16<false>, float
 
 bool has(const Kernels& k) {
     __builtin_cpu_init();
-    const bool base = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned a = 0, b = 0, c = 0, d = 0;  // two features that not every compiler has a name for
+    const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+    const bool avx_vnni_bit = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+    const bool base = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     const bool vnni512 = base && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
     if (&k == &avx512_vnni::table || &k == &avx512_vnni_256::table) return vnni512;
-    if (&k == &avx_vnni::table) return base && __builtin_cpu_supports("avxvnni");
+    if (&k == &avx_vnni::table) return base && avx_vnni_bit;
     return &k == &scalar::table || base;
 }
 
