@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small service for test_pinned_service.py: serves a file's content, reads it anew on SIGHUP, speaks sd_notify."""

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """scikit-learn estimators, stock or patched by Extension for Scikit-learn, on the 1797 handwritten digits that scikit-learn carries.

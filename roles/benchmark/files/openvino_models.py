@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """ResNet50 v1.5, Wide & Deep and a digit classifier in OpenVINO, as FP32 and INT8 models.

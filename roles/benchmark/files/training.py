@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training steps of ResNet50 v1.5 and of Wide & Deep in PyTorch, on random data.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Resolve locks/NAME.in anew into the hash-pinned locks/NAME-cpVERSION.txt, one for every Python that has the wheels.

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge one thing about the vector search on this node: probe ROW, a row of the audit (int8, numa_bound, query_per_core, whole_dataset, restart).
+"""Judge one thing about the vector search on this node: probe.py ROW, a row of the audit (int8, numa_bound, query_per_core, whole_dataset, restart).
 
 Prints {"verdict", "live", "reason"} as JSON. Reads the units, /proc and the service itself. Where systemd does not run, the first instance is started for
 the queries of whole_dataset and stopped again; the rows about a service that keeps running do not apply there.
@@ -203,7 +202,7 @@ ROWS = {function.__name__: function for function in (int8, numa_bound, query_per
 def main():
     """Print the verdict of the row that is named on the command line."""
     if len(sys.argv) != 2 or sys.argv[1] not in ROWS:
-        sys.exit(f"usage: probe {{{','.join(ROWS)}}}")
+        sys.exit(f"usage: probe.py {{{','.join(ROWS)}}}")
     row = sys.argv[1]
     instances = [Instance(path) for path in sorted(glob.glob(UNITS))]
     if not instances:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of Neural Compressor 3: it quantizes a convolution, close to FP32, and torch.compile makes an INT8 kernel of it.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of Neural Compressor 2.6: a tuning strategy quantizes an ONNX model to INT8 operators that meet the accuracy asked for, and run faster."""

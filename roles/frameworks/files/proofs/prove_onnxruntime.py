@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of ONNX Runtime: an INT8 matrix product on its own kernels (MLAS), which have no names to ask for and no switch that leaves VNNI out.

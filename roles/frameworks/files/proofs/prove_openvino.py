@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of OpenVINO: four INT8 convolutions, the kernel's name from the runtime graph (ONEDNN_VERBOSE breaks OpenVINO's INT8 inference)."""

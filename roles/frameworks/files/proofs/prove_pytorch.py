@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of PyTorch: an INT8 convolution through the operator that torch.compile puts in for a quantized one, and its exact result."""

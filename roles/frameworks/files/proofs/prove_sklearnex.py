@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of Extension for Scikit-learn: a patched estimator really runs on oneDAL, with which instructions, and how much faster than stock."""

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of TensorFlow: an INT8 convolution on oneDNN, and its exact result. It holds for tensorflow-cpu and for intel-tensorflow."""
