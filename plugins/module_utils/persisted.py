@@ -80,7 +80,7 @@ def _split(cmdline):
         words = shlex.split(cmdline)
     except ValueError:  # an odd quotation mark is nothing to the kernel
         words = cmdline.split()
-    return [(name.replace("-", "_"), value) for name, _, value in (word.partition("=") for word in words)]
+    return [(name.replace("-", "_"), value) for name, _dummy, value in (word.partition("=") for word in words)]
 
 
 def _conf_files(root, directories):

@@ -107,7 +107,6 @@ options:
   proxy:
     description: The proxy for the index, as V(http://user:password@host:port).
     type: str
-    no_log: true
   ca_bundle:
     description: A file of CA certificates to trust for the index.
     type: path

@@ -101,7 +101,7 @@ def measure(rounds):
         for name in ("ours", "peer", "ours"):
             play(name, collections)
         runs = {name: [] for name in PLAYBOOKS}
-        for _ in range(rounds):
+        for _dummy in range(rounds):
             for name in PLAYBOOKS:
                 runs[name].append(play(name, collections))
                 if runs[name][-1][3]:

@@ -72,7 +72,7 @@ def search_path():
     kept = []
     for directory in os.environ["PATH"].split(os.pathsep):
         pythons = [path for path in Path(directory).glob("python3.*") if path.suffix[1:].isdigit()]
-        if all(subprocess.run([path, "-V"], capture_output=True).returncode == 0 for path in pythons):
+        if all(subprocess.run([path, "-V"], capture_output=True, check=False).returncode == 0 for path in pythons):
             kept.append(directory)
     return os.pathsep.join([str(VENV), *kept, *map(str, sorted(Path.home().glob(".pyenv/versions/3.*/bin")))])
 
@@ -81,7 +81,7 @@ def run(*command, **options):
     """Run a command; ends this one with its exit code when it fails."""
     words = [str(word) for word in command]
     print(f"+ {shlex.join(words)}", flush=True)
-    code = subprocess.run(words, **options).returncode
+    code = subprocess.run(words, check=False, **options).returncode
     if code:
         sys.exit(code)
 

@@ -80,7 +80,7 @@ def create(name, machine, options):
     podman("start", f"{PREFIX}{name}", stdout=lab.subprocess.DEVNULL)
     if options.bare:
         return ""
-    for _ in range(60):
+    for _dummy in range(60):
         state = query("exec", f"{PREFIX}{name}", "systemctl", "is-system-running")
         if state in ("running", "degraded"):
             break
@@ -101,7 +101,7 @@ def up(options):
     """Start the containers and write their inventory."""
     addresses = {}
     for word in options.names:
-        name, _, machine = word.partition("=")
+        name, _dummy, machine = word.partition("=")
         addresses[name] = create(name, machine, options)
     if not options.bare:
         print(lab.write_inventory(options.inventory, {name: {"address": address, "port": 22} for name, address in addresses.items()}))

@@ -75,9 +75,9 @@ def main(function):
         sys.exit(130)
 
 
-def run(*command, **options):
+def run(*command, check=True, text=True, **options):
     """Run a command to its end and return the CompletedProcess (text); raises CalledProcessError unless check=False."""
-    return subprocess.run([str(word) for word in command], **{"check": True, "text": True, **options})
+    return subprocess.run([str(word) for word in command], check=check, text=text, **options)
 
 
 def output(*command, **options):
@@ -237,8 +237,8 @@ def host_files():
     files["/etc/apt/apt.conf.d/90host"] = "".join(f"{line}\n" for line in apt_transport())
     settings = {}
     for line in output(sys.executable, "-m", "pip", "config", "list", check=False, stderr=subprocess.DEVNULL).splitlines():
-        name, _, value = line.partition("=")
-        section, _, key = name.rpartition(".")
+        name, _dummy, value = line.partition("=")
+        section, _dummy, key = name.rpartition(".")
         if section in ("global", ":env:") and key not in ("config-file", "cache-dir"):
             settings[key] = value.strip("'\"").replace("\\n", "\n")
     if bundle.exists():

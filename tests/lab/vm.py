@@ -248,7 +248,7 @@ def stop(name):
     pid = process(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
-        for _ in range(100):
+        for _dummy in range(100):
             if not process(name):
                 break
             time.sleep(0.1)

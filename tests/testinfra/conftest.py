@@ -129,6 +129,6 @@ def expand(cpulist):
     """Return the set of the ids in a cpulist such as 0-3,8."""
     ids = set()
     for part in filter(None, re.split(r"[,\s]+", cpulist.strip())):
-        first, _, last = part.partition("-")
+        first, _dummy, last = part.partition("-")
         ids.update(range(int(first), int(last or first) + 1))
     return ids

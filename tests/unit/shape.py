@@ -97,8 +97,9 @@ SHAPE = {
 }
 
 
-def check(value, shape=SHAPE, where="ainode"):
-    """Assert that `value` has the shape: a dict its keys, a list its elements, a tuple one of its types or of its values."""
+def check(value, shape=None, where="ainode"):
+    """Assert that `value` has the shape: a dict its keys, a list its elements, a tuple one of its types or of its values. By default SHAPE."""
+    shape = SHAPE if shape is None else shape
     if isinstance(shape, dict):
         assert isinstance(value, dict), f"{where} is {value!r}, not a dict"
         if str in shape:

@@ -584,7 +584,7 @@ def test_facts_with_gaps_are_judged_all_the_same(store, data):
         FACTS = node, audit_evidence.gather(host, node, expected), expected
     node, evidence, expected = FACTS
     node = copy.deepcopy(node)
-    for _ in range(data.draw(strategies.integers(1, 4))):
+    for _dummy in range(data.draw(strategies.integers(1, 4))):
         target = data.draw(strategies.sampled_from(sorted(node)))
         if not isinstance(node[target], dict) or data.draw(strategies.booleans()):
             node[target] = None

@@ -49,6 +49,7 @@ def test_filter_in_a_play(tmp_path):
         env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         capture_output=True,
         text=True,
+        check=False,
     )
     assert '"msg": "0-9 10-19 20-29 30-39"' in done.stdout, done.stdout + done.stderr
 

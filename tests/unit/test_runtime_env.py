@@ -34,7 +34,7 @@ def read_as_systemd(text):
     for line in text.split("\n"):
         if not line or line[0] in "#;":
             continue
-        name, _, rest = line.partition("=")
+        name, _dummy, rest = line.partition("=")
         value, quoted, position = "", None, 0
         while position < len(rest):
             character = rest[position]
@@ -60,7 +60,9 @@ def read_as_shell(*paths):
     """Return the environment that a POSIX shell exports after reading the files, in the C locale."""
     script = "set -a; " + "".join(f". {path}; " for path in paths) + "exec env -0"
     output = subprocess.run(["env", "-i", "/bin/sh", "-c", script], stdout=subprocess.PIPE, check=True).stdout.decode()
-    return {name: value for name, _, value in (entry.partition("=") for entry in output.split("\0") if entry) if name not in ("PWD", "OLDPWD", "SHLVL", "_")}
+    return {
+        name: value for name, _dummy, value in (entry.partition("=") for entry in output.split("\0") if entry) if name not in ("PWD", "OLDPWD", "SHLVL", "_")
+    }
 
 
 one_line = st.text(st.characters(blacklist_categories=("Cc", "Cs")), max_size=30)

@@ -184,7 +184,7 @@ def query_per_core(instances):
             workers = int(instance.metric("workers"))
         if workers != len(cores):
             raise Failed(f"{instance.unit} has {workers} workers on {len(cores)} physical cores")
-    return "pass", f"{sum(1 for _ in instances)} instances, one worker a physical core", ""
+    return "pass", f"{sum(1 for _dummy in instances)} instances, one worker a physical core", ""
 
 
 def restart(instances):

@@ -62,7 +62,7 @@ def run(measure, names, verbose=False):
     path = int8_path()
     report = {"ONEDNN_VERBOSE": "1"} if verbose else {}
     without = dict(report, ONEDNN_MAX_CPU_ISA=WITHOUT[path]) if path in WITHOUT else None
-    best = {}
+    best, kernels = {}, []
     for _round in range(3):
         for kind, argument, environment in (("int8", "int8", report), ("fp32", "fp32", report), ("without", "int8", without)):
             if environment is not None:

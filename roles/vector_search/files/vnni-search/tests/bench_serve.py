@@ -46,7 +46,7 @@ class Connection:
         answer = self.socket.recv(1 << 20)
         if not answer.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"the server answered {answer[:300]!r}")
-        head, _, body = answer.partition(b"\r\n\r\n")
+        head, _dummy, body = answer.partition(b"\r\n\r\n")
         left = int(head.lower().split(b"content-length: ")[-1].split(b"\r\n")[0]) - len(body)
         while left > 0:
             left -= len(self.socket.recv(1 << 20))
@@ -69,7 +69,7 @@ def highest_load(address, requests: list[bytes], connections: int, seconds: floa
 
 def latencies(address, requests: list[bytes], connections: int, seconds: float, rate: float) -> np.ndarray:
     """Seconds from when each request was due to its answer, at `rate` requests a second in all."""
-    results: list[list[float]] = [[] for _ in range(connections)]
+    results: list[list[float]] = [[] for _dummy in range(connections)]
     start = time.perf_counter() + 0.05
 
     def client(i: int) -> None:
@@ -94,7 +94,7 @@ def run(threads: list[threading.Thread]) -> None:
 
 def in_process(index: Path, queries: Path, searchers: int, k: int, ef: int, count: int) -> float:
     """QPS of that many single-threaded searchers at a time."""
-    processes = [subprocess.Popen([BINARY, "bench", "--json-lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(searchers)]
+    processes = [subprocess.Popen([BINARY, "bench", "--json-lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _dummy in range(searchers)]
 
     def say(process: subprocess.Popen, **message) -> None:
         process.stdin.write(json.dumps(message) + "\n")
@@ -105,7 +105,7 @@ def in_process(index: Path, queries: Path, searchers: int, k: int, ef: int, coun
         say(process, op="load", index=str(index))
     for process in processes:
         process.stdout.readline()
-    for _ in range(3):
+    for _dummy in range(3):
         for process in processes:
             say(process, op="search", query=str(queries), k=k, ef=ef, out=os.devnull)
         qps = max(qps, sum(count / json.loads(process.stdout.readline())["wall_s"] for process in processes))
