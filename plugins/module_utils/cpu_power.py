@@ -152,8 +152,8 @@ ExecStart={SCRIPT}
 Restart=on-failure
 RestartSec=3
 RestartPreventExitStatus=2
-# It writes root's files in /sys and needs nothing else.
-CapabilityBoundingSet=
+# It writes root's files in /sys and needs nothing else; the kernel wants CAP_SYS_ADMIN of who disables an idle state.
+CapabilityBoundingSet=CAP_SYS_ADMIN
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 NoNewPrivileges=yes
