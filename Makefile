@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule test bench-search bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts test bench-search bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -52,14 +52,22 @@ service: search setup-test
 sanity: setup-test
 	tests/integration/sanity
 
+# A stranger's first minutes in a bare container, and pinned services on a running systemd.
 integration: setup-test
-	$(BIN)/pytest -q tests/integration
+	$(BIN)/pytest -q tests/integration/test_pinned_service.py "tests/integration/test_make_node.py::test_make_node[bare]"
 
 molecule: setup-test
 	$(BIN)/molecule test --scenario-name container
+
+# The VM that is rebooted in the middle.
+molecule-vm: setup-test
 	$(BIN)/molecule test --scenario-name vm
 
-test: check service sanity integration molecule
+# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of ten.
+hosts: setup-test
+	$(BIN)/pytest -q tests/integration/test_fleet.py tests/integration/test_make_node.py --deselect "tests/integration/test_make_node.py::test_make_node[bare]"
+
+test: check service sanity integration molecule molecule-vm
 
 bench-search: search
 	tests/bench_search/run.sh
