@@ -3,7 +3,7 @@
 #
 #   make node    turn this machine into a tuned, audited AI inference node   (ARGS="--check --diff" shows what it would do)
 #   make test    the whole test suite, on a Debian 12 or 13 machine as root; about half an hour on two cores
-#   make check   the quick part of it: lint, unit tests, the search engine's own tests; under 3 minutes
+#   make check   the quick part of it: lint, unit tests, the search engine's own tests; a few minutes
 #   make search  only the search engine, as build/vnni-search
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
