@@ -90,6 +90,7 @@ const SearchStats& Searcher::stats() const { return scratch_->beam.stats; }
 // Below so many rows comparing all is as fast as walking the graph, and exact.
 static constexpr uint64_t kScanRows = 4096;
 // Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
+// Both are estimates: they choose the faster way, never the result.
 static constexpr double kWalkRows = 12, kTestCost = 0.3;
 // Refined: four rows a result, more where a large effort says that the codes alone do not tell.
 static constexpr uint32_t kRefinePerResult = 4, kRefineShare = 4;
