@@ -14,6 +14,8 @@
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
 
 BIN := .venv/bin
+# molecule and ansible-lint start ansible-config and ansible-playbook by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
