@@ -52,7 +52,8 @@ class Service:
     """What all instances of one service have in common.
 
     `command` is an argument list; in each argument {name}, {index}, {port}, {cpus}, {threads} and {credentials}
-    stand for the instance's own values. Memory is bound as each instance says.
+    stand for the instance's own values, and {runtime} for a directory below /run that the unit then makes for it.
+    Memory is bound as each instance says.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Service:
             "cpus": instance["cpus"],
             "threads": instance["threads"],
             "credentials": "%d",
+            "runtime": f"/run/ainode-{self.name}-{index}",
         }
 
     def arguments(self, index, instance):
@@ -158,6 +160,8 @@ class Service:
             lines += ["ExecReload=/bin/kill -HUP $MAINPID", "WatchdogSec=30"]
         lines += [f"Environment={_quote(_escape(f'{key}={value}'))}" for key, value in sorted(environment.items())]
         lines += [f"LoadCredential={key}:{path}" for key, path in sorted(self.credentials.items())]
+        if any("{runtime}" in argument for argument in self.command):
+            lines += [f"RuntimeDirectory=ainode-{self.name}-{index}", "RuntimeDirectoryMode=0750"]
         lines += [f"TimeoutStartSec={self.start_timeout}", "TimeoutStopSec=60", "Restart=always", "RestartSec=2", f"CPUAffinity={instance['cpus']}"]
         if instance.get("memory_policy") and instance.get("memory_node") not in (None, ""):
             lines += [f"NUMAPolicy={instance['memory_policy']}", f"NUMAMask={instance['memory_node']}"]

@@ -15,7 +15,8 @@ description:
   - The unit pins its instance (C(CPUAffinity), C(NUMAPolicy), C(NUMAMask)), runs it as an unprivileged user, and takes from it
     what a network service does not need (C(systemd-analyze security) rates it 1.4).
   - A changed unit is restarted, changed O(data) is reloaded (SIGHUP); in both cases one instance after the other, each awaited until O(ready_url) answers
-    before the next is touched. An instance that does not become ready gets its old unit back, and the module fails with the end of its journal.
+    before the next is touched. When one does not become ready, O(links) and the units touched so far go back to what they were,
+    so that the old goes on everywhere, and the module fails with the end of that instance's journal.
   - Units of instances that are no longer in the placement are stopped and removed.
   - Where systemd does not run (a container), units are laid down and enabled, not started, and the result says so.
 attributes:
@@ -52,8 +53,8 @@ options:
   command:
     description:
       - The argument list that starts an instance; the first is an absolute path. Required for O(state=present).
-      - In each argument C({name}), C({index}), C({port}), C({cpus}), C({threads}) and C({credentials}) (the directory of O(credentials))
-        stand for the instance's own.
+      - In each argument C({name}), C({index}), C({port}), C({cpus}), C({threads}), C({credentials}) (the directory of O(credentials))
+        and C({runtime}) (a directory below /run that systemd makes for the instance when it is named) stand for the instance's own.
     type: list
     elements: str
   port:
@@ -93,11 +94,21 @@ options:
     description: What the service serves, by digest. When only this changes, instances are reloaded instead of restarted; needs O(notify=true).
     type: str
     default: ""
+  links:
+    description:
+      - Symbolic links (path to target), such as C(current), that are switched atomically before an instance is touched,
+        and switched back when one does not become ready. A link that was not there before stays.
+      - An instance is told of a switched link by what else changes with it, O(command) or O(data).
+    type: dict
+    default: {}
   ready_url:
     description: An HTTP URL, with the placeholders of O(command), that answers 200 when the instance is ready. By default an active unit is ready.
     type: str
   serves_url:
-    description: An HTTP URL, with the same placeholders, whose answer holds O(data) once the instance serves it.
+    description: An HTTP URL, with the same placeholders, whose answer holds O(serves) once the instance serves O(data).
+    type: str
+  serves:
+    description: The text that O(serves_url) shows. By default O(data).
     type: str
   key_file:
     description: A file on the node with the key that O(serves_url) wants as a bearer token.
@@ -148,6 +159,12 @@ units:
       description: What was done (in check mode, would be done) to the instance. V(write) where systemd does not run; null when nothing was needed.
       type: str
       choices: [start, restart, reload, write, remove]
+links:
+  description: The links of O(links), with the target of each before (null when there was none) and after, and whether it was (would be) switched.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{path: /opt/ainode/vnni-search/current, before: /opt/ainode/vnni-search/1f0c, after: /opt/ainode/vnni-search/77ab, changed: true}]
 running:
   description: Whether systemd runs here and was told to run the units.
   returned: always
@@ -162,6 +179,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ainode.cpu.plugins.module_utils import service as units
@@ -235,6 +253,18 @@ class Host:
         if not os.path.lexists(link):
             os.symlink(path, link)
 
+    def link(self, path):
+        """Return the target of a symbolic link, or None where there is nothing."""
+        return os.readlink(path) if os.path.lexists(path) else None
+
+    def switch(self, path, target):
+        """Let the symbolic link `path` point to `target`: at every moment to the old one or to the new one."""
+        temporary = path + ".ainode-new"
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        os.symlink(target, temporary)
+        os.replace(temporary, path)
+
     def await_ready(self, unit, url, deadline, contains=""):
         """Wait until the unit is active and its URL answers 200 with `contains` in it; Failed with the end of its journal."""
         said = "it is not active"
@@ -260,27 +290,42 @@ class Host:
             time.sleep(0.2)
 
 
-def apply(host, unit, before, text, action, urls, timeout, data):
-    """Bring one instance from unit text `before` to `text`; on failure put the old one back and raise Failed."""
-    host.write(unit, text)
-    if not host.running:
+class Step(NamedTuple):
+    """What is done to one instance."""
+
+    unit: str
+    before: str | None
+    after: str
+    action: str
+    ready_url: str | None
+    serves_url: str | None
+
+
+def apply(host, step, timeout, serves):
+    """Write one instance's unit and bring it into force; Failed when it does not become ready in time."""
+    host.write(step.unit, step.after)
+    if not host.running or step.action == "write":
         return
-    ready_url, serves_url = urls
     host.systemctl("daemon-reload")
+    host.systemctl("--no-block", "restart" if step.action == "start" else step.action, step.unit)
+    deadline = time.monotonic() + timeout
+    host.await_ready(step.unit, step.ready_url, deadline)
+    if step.serves_url:
+        host.await_ready(step.unit, step.serves_url, deadline, serves)
+
+
+def undo(host, steps, links, timeout):
+    """Put links (path to old target) back, then the instances of `steps`, one after the other; return what was done, as a sentence."""
+    links = {path: target for path, target in links.items() if target is not None}
+    back = [step._replace(after=step.before) for step in steps if step.before is not None and (links or step.before != step.after)]
     try:
-        host.systemctl("--no-block", "restart" if action == "start" else action, unit)
-        deadline = time.monotonic() + timeout
-        host.await_ready(unit, ready_url, deadline)
-        if serves_url:
-            host.await_ready(unit, serves_url, deadline, data)
-    except Failed as failure:
-        if before is None or before == text:
-            raise
-        host.write(unit, before)
-        host.systemctl("daemon-reload")
-        if action == "restart":
-            host.systemctl("--no-block", "restart", unit)
-        raise Failed(f"{failure}\nIts old unit is back; instances after it were not touched.") from None
+        for path, target in links.items():
+            host.switch(path, target)
+        for step in back:
+            apply(host, step, timeout, "")
+    except (Failed, OSError) as failure:
+        return f"The way back failed, too: {failure}"
+    return "What was there before is back and ready." if back or links else "There was nothing before it to go back to."
 
 
 def main():
@@ -300,8 +345,10 @@ def main():
             "jit": {"type": "bool", "default": False},
             "loopback": {"type": "bool", "default": True},
             "data": {"type": "str", "default": ""},
+            "links": {"type": "dict", "default": {}},
             "ready_url": {"type": "str"},
             "serves_url": {"type": "str"},
+            "serves": {"type": "str"},
             "key_file": {"type": "path", "no_log": False},
             "timeout": {"type": "int", "default": 90},
         },
@@ -340,26 +387,35 @@ def main():
     for problem in service.problems(len(instances)):
         module.fail_json(msg=f"pinned_service {options['name']}: {problem}")
 
+    try:
+        links = [{"path": path, "before": host.link(path), "after": target} for path, target in sorted(options["links"].items())]
+        for link in links:
+            link["changed"] = link["before"] != link["after"]
+    except OSError as error:
+        module.fail_json(msg=f"pinned_service {options['name']}: links: {error.filename} is there and no symbolic link")
+    switched = [link for link in links if link["changed"]]
     stale = [unit for unit in host.owned(service) if unit not in wanted]
     active = host.active(sorted(wanted))
     before = {unit: host.read(unit) for unit in [*wanted, *stale]}
-    results = []
+    results, steps = [], []
     for index, (unit, text) in enumerate(wanted.items()):
         # Without a systemd there is nothing to start: the unit file and its link are all there is.
         action = units.needed_action(before[unit], text, unit in active) if host.running else "write" if before[unit] != text else None
         if action is None and not host.is_enabled(unit):
             action = "write"
         results.append({"unit": unit, "port": options["port"] + index, "cpus": instances[index]["cpus"], "action": action})
+        if action:
+            steps.append(Step(unit, before[unit], text, action, *urls[index]))
     results += [{"unit": unit, "port": None, "cpus": None, "action": "remove"} for unit in stale]
 
     if not module.check_mode:
+        touched = []
         try:
-            for index, result in enumerate(results[: len(wanted)]):
-                unit, action = result["unit"], result["action"]
-                if action == "write":
-                    host.write(unit, wanted[unit])
-                elif action:
-                    apply(host, unit, before[unit], wanted[unit], action, urls[index], options["timeout"], options["data"])
+            for link in switched:
+                host.switch(link["path"], link["after"])
+            for step in steps:
+                touched.append(step)
+                apply(host, step, options["timeout"], options["serves"] or options["data"])
             if stale:
                 if host.running:
                     host.systemctl("stop", *stale)
@@ -368,18 +424,22 @@ def main():
                 if host.running:
                     host.systemctl("daemon-reload")
         except (Failed, OSError) as error:
-            module.fail_json(msg=f"pinned_service {options['name']}: {error}", units=results)
+            # The one that failed first: it may serve nothing now.
+            outcome = undo(host, reversed(touched), {link["path"]: link["before"] for link in switched}, options["timeout"])
+            module.fail_json(msg=f"pinned_service {options['name']}: {error}\n{outcome}", units=results, links=links)
 
     module.exit_json(
-        changed=any(result["action"] for result in results),
+        changed=bool(switched) or any(result["action"] for result in results),
         units=results,
+        links=links,
         running=host.running,
         reason=None if host.running else "systemd does not run here: the units are laid down and enabled, not started",
         diff=[
             {"before_header": unit, "after_header": unit, "before": before[unit] or "", "after": wanted.get(unit, "")}
             for unit in before
             if before[unit] != wanted.get(unit)
-        ],
+        ]
+        + [{"before_header": link["path"], "after_header": link["path"], "before": f"{link['before']}\n", "after": f"{link['after']}\n"} for link in switched],
     )
 
 

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small service for test_pinned_service.py: serves a file's content, reads it anew on SIGHUP, speaks sd_notify."""
+"""A small service for test_pinned_service.py: serves a file's content, reads it anew on SIGHUP, speaks sd_notify.
+
+A file that says "not for PORT" is refused by the instance on that port: what it served before stays.
+"""
 
 import http.server
 import os
@@ -16,7 +19,9 @@ def load(*_):
     """Read the file that is served."""
     global content
     with open(path, "rb") as file:
-        content = file.read()
+        text = file.read()
+    if text != b"not for %d" % port:
+        content = text
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -118,21 +118,56 @@ def test_a_version_that_never_gets_ready_is_taken_back():
     assert not pinned_service(data="two")["changed"]
 
 
+def test_a_link_is_switched_before_the_reload():
+    on_host("cd /opt/demo; printf four >four; printf 'not for 9101' >refused; mv data two; ln -s two data")
+    link = {"/opt/demo/data": "/opt/demo/four"}
+    predicted = pinned_service(check=True, data="four", links=link)
+    assert predicted["changed"] and on_host("readlink /opt/demo/data") == "two"
+    before = pids()
+    result = pinned_service(data="four", links=link)
+    assert actions(result) == actions(predicted) == ["reload", "reload"] and result["links"] == predicted["links"]
+    assert result["links"] == [{"path": "/opt/demo/data", "before": "two", "after": "/opt/demo/four", "changed": True}]
+    assert answer(9100) == answer(9101) == "four" and pids() == before
+    assert not pinned_service(data="four", links=link)["changed"]
+
+
+def test_data_that_the_second_instance_refuses_leaves_the_first_where_it_was():
+    before = pids()
+    result = pinned_service(data="refused", serves="not for", links={"/opt/demo/data": "/opt/demo/refused"})
+    assert result["failed"] and "ainode-demo-1.service" in result["msg"] and "back and ready" in result["msg"]
+    assert on_host("readlink /opt/demo/data") == "/opt/demo/four"
+    assert answer(9100) == answer(9101) == "four" and pids() == before
+    assert not pinned_service(data="four", links={"/opt/demo/data": "/opt/demo/four"})["changed"]
+
+
+def test_a_link_is_switched_back_with_a_version_that_never_gets_ready():
+    result = pinned_service(data="two", ready="broken", links={"/opt/demo/data": "/opt/demo/two"})
+    assert result["failed"] and "back and ready" in result["msg"]
+    assert on_host("readlink /opt/demo/data") == "/opt/demo/four"
+    assert answer(9100) == answer(9101) == "four"
+
+
+def test_a_file_in_a_links_place_is_refused():
+    result = pinned_service(data="two", links={"/opt/demo/two": "/opt/demo/four"})
+    assert result["failed"] and "/opt/demo/two is there and no symbolic link" in result["msg"]
+    assert on_host("cat /opt/demo/two") == "two"
+
+
 def test_a_stopped_instance_is_started_again():
     on_host("systemctl stop ainode-demo-1")
-    assert actions(pinned_service(data="two")) == [None, "start"]
+    assert actions(pinned_service(data="four")) == [None, "start"]
 
 
 def test_an_instance_less_is_removed():
-    result = pinned_service(data="two", instances=1)
+    result = pinned_service(data="four", instances=1)
     assert actions(result) == [None, "remove"]
     assert on_host("ls /etc/systemd/system | grep ainode-demo") == "ainode-demo-0.service"
 
 
 def test_bad_options_change_nothing():
-    result = pinned_service(data="two", port=70000)
+    result = pinned_service(data="four", port=70000)
     assert result["failed"] and "port 70000" in result["msg"]
-    assert answer(9100) == "two"
+    assert answer(9100) == "four"
 
 
 def test_absent_leaves_nothing():

@@ -53,6 +53,13 @@ def test_arguments_reach_the_program_as_they_are(argument, written):
     assert setting(service(command=["/bin/server", argument]).unit(1, INSTANCE), "ExecStart") == ["/bin/server " + written]
 
 
+def test_a_runtime_directory_is_made_when_an_argument_names_it():
+    text = service(command=["/bin/server", "--admin=unix:{runtime}/admin.sock"]).unit(1, INSTANCE)
+    assert setting(text, "ExecStart") == ["/bin/server --admin=unix:/run/ainode-demo-1/admin.sock"]
+    assert setting(text, "RuntimeDirectory") == ["ainode-demo-1"] and setting(text, "RuntimeDirectoryMode") == ["0750"]
+    assert "RuntimeDirectory" not in service().unit(1, INSTANCE)
+
+
 @pytest.mark.parametrize("argument", ["{node}", "{", "{0}", "a\nb"])
 def test_an_argument_that_cannot_be(argument):
     with pytest.raises(ValueError, match="the argument"):
