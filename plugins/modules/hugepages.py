@@ -48,33 +48,10 @@ options:
     type: str
     choices: [fail, warn]
     default: fail
-  persist:
-    description: Whether the settings are set again at boot.
-    type: bool
-    default: true
-  root:
-    description:
-      - The system root that is read and written. Other than V(/) it is a recorded machine, whose files are plain ones.
-    type: path
-    default: /
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return the changed status prediction without modifying the target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
-  platform:
-    description: Target OS/families that can be operated against.
-    support: full
-    platforms: posix
 notes:
-  - One task sets all of a host. A second task with other options puts back what the first one set.
-  - Needs root on a live host.
   - Pages of 1 GiB can often be had only right after a boot. On a host that has run for long, reserve them on the kernel command line.
+extends_documentation_fragment:
+  - ainode.cpu.settings
 author:
   - The ainode.cpu authors (@ainode)
 """

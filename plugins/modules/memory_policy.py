@@ -42,33 +42,10 @@ options:
   swappiness:
     description: How readily anonymous memory is swapped out in favour of page cache, from V(0) to V(200).
     type: int
-  persist:
-    description: Whether the settings are set again at boot.
-    type: bool
-    default: true
-  root:
-    description:
-      - The system root that is read and written. Other than V(/) it is a recorded machine, whose files are plain ones.
-    type: path
-    default: /
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return the changed status prediction without modifying the target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
-  platform:
-    description: Target OS/families that can be operated against.
-    support: full
-    platforms: posix
 notes:
-  - One task sets all of a host. A second task with other options puts back what the first one set.
-  - Needs root on a live host.
   - A file in C(sysctl.d) with a later name than C(90-ainode.conf), or C(/etc/sysctl.conf), wins at boot over this one. M(ainode.cpu.node_audit) finds that.
+extends_documentation_fragment:
+  - ainode.cpu.settings
 author:
   - The ainode.cpu authors (@ainode)
 """
