@@ -43,11 +43,15 @@ def _rows(root, name):
         content = _json(_trusted_text(root, path))
     except CheckError as error:
         return [_failed(path, error)]
-    return [_row(root, path, check) for check in (content if isinstance(content, list) and content else [content])]
+    if not isinstance(content, list) or not content:
+        return [_row(root, path, content)]
+    return [_row(root, path, check, number) for number, check in enumerate(content, 1)]
 
 
-def _row(root, path, content):
+def _row(root, path, content, number=None):
     row = _failed(path, "")
+    if number:
+        row["id"] += f".{number}"
     try:
         check = _parse(content)
         row.update((key, check[key]) for key in ("id", "section", "what", "expected", "remedy"))

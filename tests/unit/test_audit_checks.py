@@ -82,9 +82,9 @@ def test_a_file_may_hold_several_checks_and_a_bad_one_spoils_no_other(node):
     put(node, [first, {**first, "id": "no id"}, {**first, "id": "framework.other"}, "none"])
     assert [(row["id"], row["verdict"]) for row in audit_checks.rows(node)] == [
         ("framework.demo", "pass"),
-        ("audit_d.demo", "fail"),
+        ("audit_d.demo.2", "fail"),
         ("framework.other", "pass"),
-        ("audit_d.demo", "fail"),
+        ("audit_d.demo.4", "fail"),
     ]
 
 
