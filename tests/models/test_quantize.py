@@ -1,0 +1,100 @@
+# Copyright (c) 2026, The ainode.cpu authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""quantize.py: what keeps its accuracy passes, what loses it is refused, and the accuracy-controlled method rescues it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+def test_plain_quantization_keeps_the_accuracy(quantize, digits):
+    status, report, said = quantize.model(digits())
+    assert status == 0, said
+    assert report["built"] and report["refused"] is None
+    assert report["value"]["fp32"] > 0.97 and report["drop"] <= 0.01
+    assert report["layers_in_fp32"] == []
+    assert report["size_bytes"]["int8"] < 0.5 * report["size_bytes"]["fp32"]
+    assert report["samples"] == {"calibration": 300, "validation": 540}
+    assert {path.name for path in quantize.artefacts.glob(f"{report['digest']}/*/*")} == {"model.xml", "model.bin"}
+
+
+def test_the_same_inputs_are_not_quantized_twice(quantize, digits):
+    first, again = quantize.model(digits()), quantize.model(digits(), name="another-name", max_drop=0.5)
+    assert not again[1]["built"] and again[1]["digest"] == first[1]["digest"]
+    assert again[2] == "", "it said that it worked"
+
+
+def test_other_data_or_options_are_another_artefact(quantize, digits, tmp_path):
+    digest = quantize.model(digits())[1]["digest"]
+    with np.load(digits() / "calibration.npz") as file:
+        np.savez(tmp_path / "calibration.npz", image=file["image"][:299])
+    assert quantize("--look", name="x", source=str(digits() / "digits.xml"), calibration=str(tmp_path / "calibration.npz"),
+                    validation=str(digits() / "validation.npz"))[1]["digest"] != digest  # fmt: skip
+    looked = quantize("--look", name="x", source=str(digits() / "digits.xml"), calibration=str(digits() / "calibration.npz"),
+                      validation=str(digits() / "validation.npz"), preset="performance")[1]  # fmt: skip
+    assert looked["built"] and looked["digest"] != digest
+    assert not (quantize.artefacts / looked["digest"]).exists(), "--look made something"
+
+
+def test_lost_accuracy_is_refused_with_both_figures_and_what_to_try(quantize, digits):
+    status, report, said = quantize.model(digits(400), max_drop=0.02)
+    assert status == 0, said
+    assert report["drop"] > 0.2
+    for text in (f"{report['value']['fp32']:.4f}", f"{report['value']['int8']:.4f}", "max_drop is 0.02", "Try method nncf_accuracy_control"):
+        assert text in report["refused"]
+    assert quantize.model(digits(400), max_drop=0.95)[1]["refused"] is None, "moving the gate needs no new quantization"
+
+
+def test_accuracy_control_rescues_it(quantize, digits):
+    status, report, said = quantize.model(digits(400), method="nncf_accuracy_control")
+    assert status == 0, said
+    assert report["refused"] is None and report["drop"] <= 0.01
+    assert 1 <= len(report["layers_in_fp32"]) < 3, "some layer stays in FP32, not all of them"
+    assert "a candidate has accuracy" in said
+
+
+def test_weights_alone(quantize, digits):
+    report = quantize.model(digits(), method="weights", calibration="")[1]
+    assert report["refused"] is None and len(report["layers_in_fp32"]) == 2
+    assert report["size_bytes"]["int8"] < 0.5 * report["size_bytes"]["fp32"]
+
+
+def test_none_makes_fp32_alone(quantize, digits):
+    report = quantize.model(digits(), method="none")[1]
+    assert sorted(path.name for path in (quantize.artefacts / report["digest"]).iterdir()) == ["fp32", "report.json"]
+
+
+def test_a_metric_of_ones_own(quantize, digits, tmp_path):
+    (tmp_path / "metric.py").write_text("def metric(outputs, reference, labels):\n    return float((outputs[0].argmax(1) == labels).mean()) / 2\n")
+    report = quantize.model(digits(), metric=str(tmp_path / "metric.py"))[1]
+    assert 0.45 < report["value"]["int8"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"methode": "nncf"}, "'methode' is no option of a model"),
+        ({"method": "int4"}, "method 'int4' is none of none, nncf"),
+        ({"max_drop": "1 %"}, "max_drop is '1 %'"),
+        ({"source": "/nowhere.onnx"}, "source /nowhere.onnx does not exist"),
+        ({"calibration": ""}, "method nncf needs calibration data"),
+        ({"validation": ""}, "there are no validation data"),
+        ({"metric": "f1"}, "metric 'f1' is none of accuracy"),
+        ({"source": __file__}, "cannot be read as a model"),
+        ({"validation": __file__}, "is no .npz file of arrays"),
+    ],
+)
+def test_bad_input_is_one_sentence(quantize, digits, change, said):
+    before = sorted(quantize.artefacts.iterdir())
+    status, _report, printed = quantize.model(digits(), **change)
+    assert status == 2
+    assert said in printed.splitlines()[-1], printed
+    assert "Traceback" not in printed
+    assert sorted(quantize.artefacts.iterdir()) == before
+
+
+def test_data_that_do_not_fit_the_model(quantize, digits, tmp_path):
+    np.savez(tmp_path / "wrong.npz", pixels=np.zeros((3, 8, 8), np.float32), more=np.zeros(3))
+    status, _report, said = quantize.model(digits(), validation=str(tmp_path / "wrong.npz"))
+    assert status == 2 and "holds the arrays more, pixels; the model's inputs are image" in said
