@@ -373,7 +373,9 @@ def pip(action, interpreter, python, lock, scratch, index, arguments=()):
         raise Failed("Python cannot make environments: install Debian's python3-venv, or whatever brings the ensurepip of the interpreter named")
     requirements = os.path.join(scratch, "lock.txt")
     write(requirements, lock)
-    command = [interpreter, "-c", _PIP, python["pip"], action, "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
+    # The lock is whole: what it leaves out of a package's dependencies it leaves out on purpose.
+    options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
+    command = [interpreter, "-c", _PIP, python["pip"], action, *options]
     done = subprocess.run(
         command + list(arguments) + venv.pip_arguments(index),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, cwd="/",
@@ -545,7 +547,7 @@ def ensure_collected(environments, check_mode):
     try:
         os.makedirs(scratch)
         # Locks name no Python and no platform (they are made for one each), so another Python than the nodes' can download for them.
-        target = ["--no-deps", "--dest", scratch, "--python-version", version, "--implementation", "cp"]
+        target = ["--dest", scratch, "--python-version", version, "--implementation", "cp"]
         for abi in (f"cp{version.replace('.', '')}", "abi3", "none"):
             target += ["--abi", abi]
         for platform in _PLATFORMS:

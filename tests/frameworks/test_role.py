@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,20 @@ import yaml
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAB = CHECKOUT / "tests/lab/container"
 CATALOGUE = yaml.safe_load((CHECKOUT / "roles/frameworks/vars/main.yml").read_text())["frameworks_catalogue"]
-PLAY = [{"hosts": "all", "gather_facts": False, "tasks": [{"name": "Frameworks", "ansible.builtin.import_role": {"name": "ainode.cpu.frameworks"}}]}]
+
+
+def play(directory, role):
+    """Write a play of the role `role` into `directory`; return its path."""
+    path = directory / "play.yml"
+    path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [{"name": "Frameworks", "ansible.builtin.import_role": {"name": role}}]}]))
+    return path
 
 
 class Container:
     """A Debian container as a node of the role."""
 
     def __init__(self, image, top):
-        self.name, self.play = f"frameworks-{image}", top / "play.yml"
-        self.play.write_text(json.dumps(PLAY))
+        self.name, self.play = f"frameworks-{image}", play(top, "ainode.cpu.frameworks")
         done = subprocess.run([LAB, "up", "--image", image, "--inventory", self.name, self.name], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"no container here: {done.stderr.strip()[-300:]}")
@@ -33,15 +40,20 @@ class Container:
     def down(self):
         subprocess.run([LAB, "down", "--inventory", self.name, self.name], check=True, capture_output=True)
 
-    def apply(self, *options, **variables):
-        """Run the role; return (exit status, number of changed tasks, all that was printed)."""
-        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, *options, "-e", json.dumps(variables), self.play]
+    def apply(self, *options, role=None, **variables):
+        """Run the role, or the play `role`; return (exit status, number of changed tasks, all that was printed, its white space single)."""
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, *options, "-e", json.dumps(variables), role or self.play]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT, timeout=3600)
         changed = re.search(r"changed=(\d+)", done.stdout)
-        return done.returncode, int(changed.group(1)) if changed else None, done.stdout + done.stderr
+        return done.returncode, int(changed.group(1)) if changed else None, " ".join((done.stdout + done.stderr).split())
 
     def run(self, *command):
         return subprocess.run([LAB, "exec", self.name, "--", *command], capture_output=True, text=True, check=False)
+
+    def paths(self):
+        """Return all paths on the node outside the distribution's own directories."""
+        prune = [word for path in ("/usr", "/var/lib", "/var/cache", "/var/log", "/root/.ansible") for word in ("-path", path, "-prune", "-o")]
+        return set(self.run("find", "/", "-xdev", *prune, "-print").stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -65,56 +77,137 @@ def test_a_check_run_predicts_and_changes_nothing(debian_12):
     assert debian_12.run("ls", "/opt/ainode", "/etc/ainode").returncode != 0
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("tensorflo", "tensorflo: there is no such framework; known are intel_tensorflow, jupyter, neural_compressor"),
-        ("ipex", "ipex: Intel Extension for PyTorch is archived"),
-        ("lpot", "lpot: LPOT is the old name of Intel Neural Compressor"),
-        ("daal4py", "daal4py: daal4py is part of Intel Extension for Scikit-learn now"),
-        ("pot", "pot: The Post-training Optimization Tool is gone"),
-        ("model_optimizer", "model_optimizer: The Model Optimizer is gone"),
-    ],
-)
-def test_refused_by_name(debian_12, name, said):
-    status, _changed, printed = debian_12.apply(frameworks_install=["openvino", name])
+REFUSED = {
+    "tensorflo": "there is no such framework; known are intel_tensorflow, jupyter, neural_compressor",
+    "ipex": "Intel Extension for PyTorch is archived",
+    "lpot": "LPOT is the old name of Intel Neural Compressor",
+    "daal4py": "daal4py is part of Intel Extension for Scikit-learn now",
+    "pot": "The Post-training Optimization Tool is gone",
+    "model_optimizer": "The Model Optimizer is gone",
+}
+
+
+def test_refused_by_name(debian_12):
+    status, _changed, printed = debian_12.apply(frameworks_install=["openvino", *REFUSED])
     assert status != 0
-    assert said in " ".join(printed.split())
+    for name, said in REFUSED.items():
+        assert f"{name}: {said}" in printed
     assert debian_12.run("ls", "/opt/ainode").returncode != 0
 
 
 def lives(node, name):
-    """Install `name` on `node`, find it proven and unchanged by a second run."""
+    """Install `name` on `node`, find it proven, as large as said, and unchanged by a second run."""
+    begin = time.monotonic()
     status, changed, said = node.apply(frameworks_install=[name])
     assert status == 0, said[-3000:]
     assert changed
     row = json.loads(node.run("cat", f"/etc/ainode/audit.d/framework-{name}.json").stdout)
+    seconds, before = time.monotonic() - begin, node.paths()
     done = node.run(*row["command"])
     verdict = json.loads(done.stdout.splitlines()[-1])
-    print(name, verdict)
+    mebibytes = int(node.run("du", "-sm", f"/opt/ainode/venvs/{name}").stdout.split()[0])
+    print(f"{name}: {seconds:.0f} s, {mebibytes} MiB, {verdict}")
     assert verdict["verdict"] != "fail", verdict
+    assert node.paths() == before, "a proof leaves nothing behind"
+    assert mebibytes <= CATALOGUE[name]["size_mb"]
     status, changed, said = node.apply(frameworks_install=[name])
     assert (status, changed) == (0, 0), said[-3000:]
 
 
 def dies(node, name):
-    """Remove `name` from `node` and find nothing left of it."""
+    """Remove `name` from `node` and find nothing left of it, its directories aside."""
     status, changed, said = node.apply(frameworks_install=[], frameworks_remove=[name])
     assert (status, changed) == (0, 1), said[-3000:]
     assert node.run("find", "/opt/ainode/venvs", "/etc/ainode/audit.d", "-name", f"*{name}*").stdout == ""
 
 
-def test_openvino_installs_proves_itself_and_goes(debian_12):
+@pytest.fixture(scope="module")
+def with_openvino(debian_12):
     lives(debian_12, "openvino")
-    dies(debian_12, "openvino")
+    return debian_12
+
+
+@pytest.fixture
+def newer(tmp_path):
+    """A copy of the role whose OpenVINO differs from the one in service, and its play."""
+    role = shutil.copytree(CHECKOUT / "roles/frameworks", tmp_path / "newer")
+    with (role / "files/proofs/prove_openvino.py").open("a") as proof:
+        proof.write("# newer\n")
+    return role, play(tmp_path, str(role))
+
+
+def refused(node, said, newer, directory="/opt/ainode/venvs", **variables):
+    """Assert that the role `newer` fails with `said`, with OpenVINO as it was in service below `directory`."""
+    link = f"{directory}/openvino/current"
+    before = node.run("readlink", link).stdout.strip()
+    status, _changed, printed = node.apply(role=newer[1], frameworks_directory=directory, **variables)
+    assert status != 0
+    assert re.search(rf"openvino: [^\"]*{re.escape(said)}[^\"]*; the version in service is still {before}", printed), printed[-3000:]
+    assert node.run("readlink", link).stdout.strip() == before
+    assert node.run(f"{link}/bin/python", "-c", "import openvino").returncode == 0
+    assert node.run("ls", f"{directory}/openvino").stdout.split() == [before, "current"]
+
+
+def test_openvino_tells_nobody_that_it_is_used(with_openvino):
+    before = with_openvino.paths()
+    convert = "import nncf, openvino as ov; ov.convert_model('/nonexistent.onnx')"
+    assert "nonexistent.onnx" in with_openvino.run("/opt/ainode/venvs/openvino/current/bin/python", "-c", convert).stderr
+    # openvino_telemetry would have made /root/intel.
+    assert with_openvino.paths() == before
+
+
+def test_a_wrong_hash(with_openvino, newer):
+    lock = newer[0] / "files/locks/openvino-cp311.txt"
+    lock.write_text(re.sub(r"(--hash=sha256:)\w{64}", r"\g<1>" + 64 * "0", lock.read_text()))
+    refused(with_openvino, "has the SHA-256", newer)
+
+
+def test_a_python_without_wheels(with_openvino, newer):
+    (newer[0] / "files/locks/openvino-cp311.txt").unlink()
+    refused(with_openvino, "there is no lock for Python 3.11: its wheels exist for Python 3.12, 3.13", newer)
+
+
+def test_an_index_that_cannot_be_reached(with_openvino, newer):
+    # What this machine lets its guests reach must not help out.
+    with_openvino.run("mv", "/etc/pip.conf", "/etc/pip.conf.away")
+    try:
+        refused(with_openvino, "http://127.0.0.1:9/ cannot be reached", newer, frameworks_index_url="http://127.0.0.1:9/")
+    finally:
+        with_openvino.run("mv", "/etc/pip.conf.away", "/etc/pip.conf")
+
+
+def test_a_disk_that_is_full(with_openvino, newer):
+    # The environment in service, on a disk that has no room for another.
+    script = "mkdir -p /mnt/small && mount -t tmpfs -o size=700m tmpfs /mnt/small && cp -a /opt/ainode/venvs/openvino /mnt/small/"
+    if with_openvino.run("sh", "-c", script).returncode:
+        pytest.skip("mounting a file system in a container takes CAP_SYS_ADMIN")
+    try:
+        refused(with_openvino, "MiB free where 560 MiB are needed", newer, directory="/mnt/small")
+    finally:
+        with_openvino.run("umount", "/mnt/small")
+
+
+def test_a_damaged_environment_is_put_right(with_openvino):
+    python = "/opt/ainode/venvs/openvino/current/bin/python"
+    with_openvino.run("sh", "-c", "rm /opt/ainode/venvs/openvino/current/lib/python3.11/site-packages/openvino/__init__.py")
+    assert with_openvino.run(python, "-c", "import openvino; openvino.Core").returncode != 0
+    status, changed, said = with_openvino.apply()
+    assert (status, changed) == (0, 1), said[-3000:]
+    assert with_openvino.run(python, "-c", "import openvino; openvino.Core").returncode == 0
+
+
+def test_openvino_goes(with_openvino):
+    dies(with_openvino, "openvino")
 
 
 @pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "openvino"])
 def test_every_other_framework_too(request, debian_12, name):
     if not request.config.getoption("--all-frameworks"):
         pytest.skip("gigabytes of packages: give --all-frameworks")
+    before = debian_12.paths()
     lives(debian_12, name)
     dies(debian_12, name)
+    assert not {path for path in debian_12.paths() - before if not path.startswith(("/etc/ainode", "/opt/ainode"))}
 
 
 def test_debian_13_takes_the_wheels_from_the_builder(request, debian_13, tmp_path):
@@ -131,5 +224,5 @@ def test_debian_13_takes_the_wheels_from_the_builder(request, debian_13, tmp_pat
     assert (status, changed) == (0, 0), said[-3000:]
     status, _changed, said = debian_13.apply(frameworks_install=["openvino", "intel_tensorflow"])
     assert status != 0
-    assert "intel_tensorflow: there is no lock for Python 3.13: its wheels exist for Python 3.11" in " ".join(said.split())
+    assert "intel_tensorflow: there is no lock for Python 3.13: its wheels exist for Python 3.11" in said
     assert debian_13.run("/opt/ainode/venvs/openvino/current/bin/python", "-c", "import openvino").returncode == 0

@@ -176,6 +176,7 @@ def test_no_lock_brings_a_gpu_build_or_what_breaks_imports(lock):
     pinned = venv.packages(lock.read_text())
     assert not [name for name in pinned if name.startswith("nvidia") or name in ("daal4py", "intel-openmp", "triton")]
     assert pinned.get("torch", "+cpu").endswith("+cpu")
+    assert not set(pinned) & set((FILES / "locks/excluded.txt").read_text().splitlines())
 
 
 def test_debian_12_and_13_have_every_framework_that_their_python_has_wheels_for():
@@ -234,10 +235,15 @@ def test_ratios_compare_steps_that_are_measured():
 
 
 def test_above_one_is_better_for_rates_and_for_times():
-    steps = [{"name": "a", "per_second": 30, "p50_ms": 10}, {"name": "b", "per_second": 10, "p50_ms": 30}, {"name": "c", "skipped": "no torch"}]
+    steps = [
+        {"name": "a", "per_second": 30, "p50_ms": 10, "cpu_ms": 10},
+        {"name": "b", "per_second": 10, "p50_ms": 30, "cpu_ms": 40},
+        {"name": "c", "skipped": "no torch"},
+    ]
     wanted = [{"what": str(number), "of": "a", "to": to, "by": by} for number, (to, by) in enumerate([("b", "per_second"), ("b", "p50_ms"), ("c", "p50_ms")])]
     found = measure.ratios(steps, wanted)
     assert [one["ratio"] for one in found] == [3.0, 3.0, None]
+    assert [one["cpu_ratio"] for one in found[:2]] == [4.0, 4.0]
     assert found[2]["reason"] == "no torch"
 
 
@@ -246,7 +252,7 @@ import json, os, sys
 print("ready", flush=True)
 assert sys.stdin.readline() == "go\\n"
 about = {"cpus": sorted(os.sched_getaffinity(0)), "argv": sys.argv[1:]}
-print(json.dumps({"per_second": 10, "p50_ms": float(os.environ["LATENCY"]), "p99_ms": 9, "calls": 5, **about}))
+print(json.dumps({"per_second": 10, "p50_ms": float(os.environ["LATENCY"]), "p99_ms": 9, "cpu_ms": 2, "calls": 5, **about}))
 """
 
 
@@ -275,7 +281,7 @@ def step(tmp_path, monkeypatch):
 
 def test_instances_run_side_by_side_on_their_cpus(step):
     found = measure.run(step)
-    assert (found["instances"], found["per_second"], found["p50_ms"], found["calls"]) == (2, 20, 7, 10)
+    assert (found["instances"], found["per_second"], found["p50_ms"], found["cpu_ms"], found["calls"]) == (2, 20, 7, 2, 10)
     assert found["cpus"] == [min(os.sched_getaffinity(0))]
     assert found["argv"] == ["x", "1"]
 
@@ -305,5 +311,5 @@ def test_results_of_a_run_replace_those_of_the_last(step, tmp_path, capsys):
     assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 1
     measure.main(["summary", str(tmp_path), json.dumps([{"what": "s : t", "of": "s", "to": "t", "by": "p50_ms"}])])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["table"] == ["s: 20.0 a second  7.0 ms p50  9.0 ms p99", "s : t: not measured (not measured)"]
+    assert printed["table"] == ["s: 20.0 a second  7.0 ms p50  9.0 ms p99  2.00 ms of processor time each", "s : t: not measured (not measured)"]
     assert json.loads((tmp_path / "results.json").read_text()) == printed

@@ -4,7 +4,8 @@
 
     lock.py [NAME…]        all of them without a name; needs uv (pip install uv)
 
-A framework that a Python has no wheels for gets no lock for it, and the role says so on such a node. PyTorch's CPU build is not on PyPI,
+A framework that a Python has no wheels for gets no lock for it, and the role says so on such a node. What locks/excluded.txt names is left out of
+every lock, which pip therefore installs as it is, without asking after dependencies. PyTorch's CPU build is not on PyPI,
 where "torch" is a CUDA build of gigabytes: its wheels are pinned by locks/torch-cpu.sha256 (names and hashes as PyTorch's own CPU index
 lists them). To move to a newer torch, write the new names and hashes there and the new version into the .in files.
 """
@@ -54,6 +55,8 @@ def lock(name, python, stand_ins):
             "--generate-hashes",
             "--only-binary",
             ":all:",
+            "--excludes",
+            str(LOCKS / "excluded.txt"),
             "--no-header",
             "--no-annotate",
             "--no-emit-index-url",

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 # Kernel flag names (/proc/cpuinfo), the best first.
@@ -48,8 +49,17 @@ def best_seconds(operation, seconds=0.5):
             return best
 
 
+def main(function):
+    """Call `function` in a current and a home directory that go with it: packages write to both (.keras, nc_workspace), and a proof leaves nothing."""
+    sys.argv[0] = os.path.abspath(sys.argv[0])
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["HOME"] = directory
+        os.chdir(directory)
+        function()
+
+
 def run(measure, names, verbose=False):
-    """Be the main function of a proof over oneDNN: measure INT8, FP32 and INT8 without the node's INT8 path, and give the verdict.
+    """Be what a proof over oneDNN does: measure INT8, FP32 and INT8 without the node's INT8 path, and give the verdict.
 
     `measure(int8)` returns {"seconds": of one operation, "kernels": names of the implementations that ran, "exact": whether INT8 saturated nowhere
     (where the operation can tell)} and runs in a process of its own, since oneDNN reads its environment once. `names` is {path: word that the name

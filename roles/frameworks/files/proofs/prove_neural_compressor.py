@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
-import tempfile
 
 import ainode_proof as proof
 
@@ -46,8 +46,7 @@ def main():
     if len(sys.argv) > 1:
         quantize()
         return
-    with tempfile.TemporaryDirectory() as directory:
-        found, said = proof.again("quantize", ONEDNN_VERBOSE="1", TORCHINDUCTOR_CACHE_DIR=directory)
+    found, said = proof.again("quantize", ONEDNN_VERBOSE="1", TORCHINDUCTOR_CACHE_DIR=os.getcwd())
     path = proof.int8_path()
     kernels = ", ".join(sorted(proof.onednn_kernels(said)))
     quality = f"quantized, {100 * found['error']:.1f} % off FP32"
@@ -64,4 +63,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    proof.main(main)

@@ -50,4 +50,4 @@ def measure(int8):
 
 
 if __name__ == "__main__":
-    proof.run(measure, {"amx_int8": "amx", "avx512_vnni": "avx512", "avx_vnni": "avx2"})
+    proof.main(lambda: proof.run(measure, {"amx_int8": "amx", "avx512_vnni": "avx512", "avx_vnni": "avx2"}))

@@ -49,4 +49,4 @@ def measure(int8):
 
 
 if __name__ == "__main__":
-    proof.run(measure, proof.ONEDNN_NAMES, verbose=True)
+    proof.main(lambda: proof.run(measure, proof.ONEDNN_NAMES, verbose=True))
