@@ -5,7 +5,8 @@
     training.py resnet50|wide_and_deep fp32|bf16 SECONDS
 
 Under torchrun all processes train one model together over gloo; process 0 prints what they all did. Each takes its CPUs and threads from its entry
-in AINODE_INSTANCES, the node's placement of the workload "training" as JSON.
+in AINODE_INSTANCES, the node's placement of the workload "training" as JSON. Every few seconds one process a node writes AINODE_CHECKPOINT; when
+nodes are lost, torchrun starts the processes of the others again, and they go on from there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 import torch
 import workload
@@ -24,6 +26,7 @@ from measure import cpus
 from torch import nn
 
 BATCH = {"resnet50": 8, "wide_and_deep": 512}
+SAVE_EVERY_S = 5
 
 
 class Bottleneck(nn.Module):
@@ -72,19 +75,19 @@ class WideAndDeep(nn.Module):
         return self.deep(torch.cat([self.embedding(rows).flatten(1), numbers], 1)) + self.wide(rows).sum(1)
 
 
-def step_of(name, precision, together):
-    """Return a function that does one training step on a batch of random data."""
+def model_of(name):
+    """Return a model and the inputs and labels of a batch of random data for it."""
     torch.manual_seed(0)
     batch = BATCH[name]
     if name == "resnet50":
-        model, inputs = resnet50(), [torch.rand(batch, 3, 224, 224).to(memory_format=torch.channels_last)]
-        loss_of, labels = nn.functional.cross_entropy, torch.randint(0, 1000, (batch,))
-    else:
-        model, inputs = WideAndDeep(), [torch.randint(0, 10000, (batch, 26)), torch.rand(batch, 13)]
-        loss_of, labels = nn.functional.binary_cross_entropy_with_logits, torch.randint(0, 2, (batch, 1)).float()
+        return resnet50(), [torch.rand(batch, 3, 224, 224).to(memory_format=torch.channels_last)], torch.randint(0, 1000, (batch,))
+    return WideAndDeep(), [torch.randint(0, 10000, (batch, 26)), torch.rand(batch, 13)], torch.randint(0, 2, (batch, 1)).float()
+
+
+def step_of(name, precision, model, inputs, labels):
+    """Return a function that does one training step on the batch `inputs` and `labels` and returns the loss before it."""
+    loss_of = nn.functional.cross_entropy if name == "resnet50" else nn.functional.binary_cross_entropy_with_logits
     model.train()
-    if together:
-        model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
 
     def step():
@@ -99,23 +102,43 @@ def step_of(name, precision, together):
 
 
 def train_together(name, precision, seconds):
-    """Train in all processes that torchrun started until process 0's time is up, and report there."""
+    """Train in all processes that torchrun started until process 0's time is up, and report there what was done since the last start."""
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    step = step_of(name, precision, together=True)
-    first = step()
+    checkpoint, restarts = Path(os.environ["AINODE_CHECKPOINT"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    model, inputs, labels = model_of(name)
+    done = {"steps": 0, "seconds": 0.0}
+    if restarts and checkpoint.exists():
+        done = torch.load(checkpoint)
+        model.load_state_dict(done.pop("model"))
+    # It gives all processes the parameters of process 0.
+    step = step_of(name, precision, nn.parallel.DistributedDataParallel(model), inputs, labels)
+    first, steps = step(), done["steps"]
     torch.distributed.barrier()
-    times, go_on, begin = [], torch.ones(1), time.perf_counter()
-    while go_on.item():
+    times, begin, saved = [], time.perf_counter(), time.perf_counter()
+    # All must do the same number of steps, so process 0 says when it is enough, and when to save.
+    orders = torch.tensor([1.0, 0.0])
+    while orders[0]:
         start = time.perf_counter()
         last = step()
-        times.append(time.perf_counter() - start)
-        # All must do the same number of steps, so process 0 says when it is enough.
-        go_on[0] = time.perf_counter() - begin < seconds
-        torch.distributed.broadcast(go_on, 0)
+        now = time.perf_counter()
+        times.append(now - start)
+        orders[0], orders[1] = done["seconds"] + now - begin < seconds, now - saved > SAVE_EVERY_S
+        torch.distributed.broadcast(orders, 0)
+        if orders[1]:
+            saved = now
+            if os.environ["LOCAL_RANK"] == "0":
+                save(checkpoint, {"model": model.state_dict(), "steps": steps + len(times), "seconds": done["seconds"] + now - begin})
     if rank == 0:
-        workload.report(times, time.perf_counter() - begin, processes * BATCH[name], processes=processes, loss=[round(first, 4), round(last, 4)])
+        about = {"processes": processes, "steps": steps + len(times), "restarts": restarts, "loss": [round(first, 4), round(last, 4)]}
+        workload.report(times, time.perf_counter() - begin, processes * BATCH[name], **about)
     torch.distributed.destroy_process_group()
+
+
+def save(path, state):
+    """Write `state` to `path` in one step: what is there is always whole."""
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
 
 
 def interface_of(address):
@@ -142,7 +165,7 @@ def main():
         torch.set_num_threads(instance["threads"])
         train_together(name, precision, seconds)
     else:
-        workload.measure(step_of(name, precision, together=False), seconds, BATCH[name], threads=torch.get_num_threads())
+        workload.measure(step_of(name, precision, *model_of(name)), seconds, BATCH[name], threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":
