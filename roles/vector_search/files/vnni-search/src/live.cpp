@@ -3,6 +3,10 @@
 #include "live.hpp"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -155,6 +159,8 @@ void LiveIndex::replay() {
 // --- opening ---
 
 LiveIndex::LiveIndex(const std::string& path, const std::string& log, const LiveOptions& options) : path_(path), log_name_(log), options_(options) {
+    lock_ = File(log + ".lock", O_RDWR | O_CREAT);
+    if (flock(lock_.fd(), LOCK_EX | LOCK_NB) != 0) fail_errno(path + ": cannot be written to (does another process do so?)");
     const auto parent = std::filesystem::absolute(path).parent_path();
     const std::string stale = std::filesystem::path(path).filename().string() + ".tmp.";  // of a snapshot that was killed
     for (const auto& entry : std::filesystem::directory_iterator(parent))
@@ -452,15 +458,53 @@ size_t LiveIndex::erase(const uint64_t* ids, size_t n) {
     return count;
 }
 
+// What a forked process writes: it has this process's memory as of the fork, and no other thread. Returns the error, "" when there is none.
+static std::string in_child(const std::function<void()>& work, const std::function<void()>& forked) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) fail_errno("cannot make a pipe");
+    const pid_t parent = getpid(), child = fork();
+    if (child < 0) {
+        ::close(ends[0]), ::close(ends[1]);
+        fail_errno("cannot fork");
+    }
+    if (child == 0) {
+        // It ends with the process that waits for it, and holds neither its connections nor its locks.
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) _exit(1);
+        const int out = dup2(ends[1], STDERR_FILENO + 1);
+        for (int fd = out + 1; fd < getdtablesize(); ++fd) ::close(fd);
+        std::string error;
+        try {
+            work();
+        } catch (const std::exception& e) {
+            error = e.what();
+        }
+        _exit(error.empty() ? 0 : write(out, error.data(), error.size()) >= 0);
+    }
+    forked();
+    ::close(ends[1]);
+    std::string error;
+    char text[512];
+    for (ssize_t n; (n = ::read(ends[0], text, sizeof text)) > 0 || (n < 0 && errno == EINTR);) error.append(text, size_t(std::max<ssize_t>(n, 0)));
+    ::close(ends[0]);
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    if (error.empty() && status != 0) error = "the process that wrote it ended with status " + std::to_string(status);
+    return error;
+}
+
 void LiveIndex::snapshot() {
-    const std::lock_guard lock(writer_);
+    const std::lock_guard one(snapshotting_);
+    std::unique_lock writers(writer_);
+    if (log_->dirty) log_->file.sync();  // it counts until the new file is there, and nobody will look after it any more
     const uint64_t before = log_->generation;
     open_log(before + 1);
     Header h = data_->header;
     h.rows = data_->rows, h.live = data_->live, h.pivots = data_->pivots;
     h.wal_position = before + 1;
     h.content += before + 1;
-    write_index(*data_, h, path_);
+    const std::string error = in_child([&] { write_index(*data_, h, path_); }, [&] { writers.unlock(); });
+    if (!error.empty()) fail(path_, ": no snapshot: ", error);  // the logs so far continue the old file
     for (uint64_t old = before; old && std::filesystem::remove(log_name_ + "." + std::to_string(old)); --old) {}
 }
 

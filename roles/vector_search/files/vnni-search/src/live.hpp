@@ -7,7 +7,7 @@
 // every moment. A row is written into a slot nobody links to, then linked, then shown. A deleted row is hidden at once and stays
 // linked until consolidate() has repaired the lists around it; its slot is used again when every search that could know it is over.
 //
-// Files: the index, and logs NAME.1, NAME.2, ... The index names the first log that continues it. A snapshot starts the next log,
+// Files: the index, logs NAME.1, NAME.2, ... and NAME.lock. The index names the first log that continues it. A snapshot starts the next log,
 // replaces the index by one that names it, and removes the logs before. Opening replays what there is.
 #pragma once
 
@@ -45,7 +45,8 @@ class LiveIndex {
     // A search sees a row's old or its new vector. Throws Error on bad input before anything changed.
     void upsert(const uint64_t* ids, const float* vectors, size_t n, const std::vector<std::vector<std::string>>& tags = {});
     size_t erase(const uint64_t* ids, size_t n);  // how many there were
-    // Writes the index file anew and drops the logs before it. Writers wait, readers do not.
+    // Writes the index file anew and drops the logs before it. Neither readers nor writers wait: a forked process writes, to which memory
+    // stands still, while the pages that writers change meanwhile are copied.
     void snapshot();
     // Repairs the lists around hidden rows and frees their slots; returns how many. Readers and, between steps, writers go on.
     size_t consolidate();
@@ -74,7 +75,8 @@ class LiveIndex {
     const LiveOptions options_;
     std::shared_ptr<Index> index_;
     IndexData* data_ = nullptr;
-    mutable std::mutex writer_, consolidating_;
+    File lock_;                               // two processes that write one index would ruin it
+    mutable std::mutex writer_, consolidating_, snapshotting_;
     std::unique_ptr<Log> log_;
     std::vector<uint32_t> map_;               // open addressing over the ids section: slot + 1, 0 free, kNoSlot erased
     size_t map_used_ = 0;

@@ -48,10 +48,11 @@ static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE -
   --quiet           no progress
 )";
 
-static const char* const kInfoHelp = R"(usage: vnni-search info FILE [--sample N]
+static const char* const kInfoHelp = R"(usage: vnni-search info FILE [--sample N [--nearest K]]
 
 Prints an index's header: rows, dimension, metric, version, sections, the ef measured for each recall.
 --sample N: instead, as JSON, the header's main fields and N rows spread over the index with their ids and vectors, to query a service with.
+--nearest K: with each of them, its K nearest of up to a million rows spread over the index ("compared"), found by comparing all: to judge the answers.
 )";
 static const char* const kVerifyHelp = "usage: vnni-search verify FILE\n\nReads every byte; exit status 0 when all checksums and ids are right, else 1 and the reason.\n";
 static const char* const kPlanHelp = R"(usage: vnni-search plan --n ROWS --d DIMENSION [--metric l2|ip|cosine] [--bits 8|4] [--degree N] [--ids] [--ram BYTES]
@@ -186,22 +187,38 @@ static int info_main(const std::string& path) {
     return 0;
 }
 
-static int sample_main(const std::string& path, uint64_t count) {
+static int sample_main(const std::string& path, uint64_t count, uint32_t nearest) {
+    constexpr uint64_t kMostCompared = 1'000'000;
     OpenOptions options;
     options.mode = Mode::mmap, options.verify = false;
     const auto index = Index::open(path, options);
     const IndexData& data = index->data();
-    const uint32_t dim = index->dim();
-    nlohmann::json out = {{"live", index->size()}, {"dim", dim}, {"metric", name(index->metric())}, {"version", std::to_string(index->version())}};
-    out["sample"] = nlohmann::json::array();
     const uint64_t rows = data.header.rows;
-    for (uint64_t i = 0; i < std::min(count, rows); ++i) {
-        const auto slot = uint32_t(rows * i / std::min(count, rows));
-        if (data.dead(slot)) continue;
-        const uint16_t* row = data.section[kRefine].as<uint16_t>() + size_t(slot) * dim;
-        std::vector<float> vector(dim);
-        for (uint32_t j = 0; j < dim; ++j) vector[j] = from_half(row[j]) / data.header.refine_scale;
-        out["sample"].push_back({{"id", data.id_of(slot)}, {"vector", vector}});
+    const auto spread = [&](uint64_t n) {  // up to n live slots, evenly over the index
+        std::vector<uint32_t> slots;
+        for (uint64_t i = 0; i < std::min(n, rows); ++i)
+            if (const auto slot = uint32_t(rows * i / std::min(n, rows)); !data.dead(slot)) slots.push_back(slot);
+        return slots;
+    };
+    const auto row = [&](uint32_t slot) {
+        std::vector<float> vector(index->dim());
+        for (uint32_t j = 0; j < index->dim(); ++j) vector[j] = from_half(data.section[kRefine].as<uint16_t>()[size_t(slot) * index->dim() + j]) / data.header.refine_scale;
+        return vector;
+    };
+    const std::vector<uint32_t> compared = nearest ? spread(kMostCompared) : std::vector<uint32_t>();
+    nlohmann::json out = {{"live", index->size()}, {"dim", index->dim()}, {"metric", name(index->metric())}, {"version", std::to_string(index->version())},
+                          {"compared", compared.size()}, {"sample", nlohmann::json::array()}};
+    Searcher searcher(index);
+    for (const uint32_t slot : spread(count)) {
+        nlohmann::json& sampled = out["sample"].emplace_back(nlohmann::json{{"id", data.id_of(slot)}, {"vector", row(slot)}});
+        if (!nearest) continue;
+        std::vector<uint64_t> ids(nearest);
+        ids.resize(searcher.exact(row(slot).data(), compared.data(), compared.size(), nearest, ids.data()));
+        sampled["nearest"] = nlohmann::json::array();
+        for (const uint64_t id : ids) {
+            const auto at = std::find_if(compared.begin(), compared.end(), [&](uint32_t s) { return data.id_of(s) == id; });
+            sampled["nearest"].push_back({{"id", id}, {"vector", row(*at)}});
+        }
     }
     return std::puts(out.dump().c_str()), 0;
 }
@@ -259,7 +276,10 @@ static int run(int argc, char** argv) {
     if (command == "build") return help ? std::fputs(kBuildHelp, stdout), 0 : build_main(argc, argv);
     if (command == "bench") return help ? std::fputs(kBenchHelp, stdout), 0 : bench_main(argc, argv);
     if (command == "plan") return help ? std::fputs(kPlanHelp, stdout), 0 : plan_main(argc, argv);
-    if (command == "info" && !help && argc > 3) return sample_main(argv[2], Arguments(argc, argv, 3, {"sample"}).integer("sample", 16, 1, 10000));
+    if (command == "info" && !help && argc > 3) {
+        const Arguments args(argc, argv, 3, {"sample", "nearest"});
+        return sample_main(argv[2], args.integer("sample", 16, 1, 10000), uint32_t(args.integer("nearest", 0, 1, 100)));
+    }
     if (command == "info") return one_file(info_main, kInfoHelp);
     if (command == "verify") return one_file(verify_main, kVerifyHelp);
 #ifdef VNNI_SEARCH_SERVE

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // `vnni-search serve`: routes requests to the workers, swaps indexes, and tells systemd and Prometheus how it is doing.
-// Threads: main waits for signals and ticks the watchdog; I/O threads speak HTTP; workers parse, search and encode; one
-// maintenance thread opens and swaps indexes and writes to them, in the order in which it is asked to.
+// Threads: main waits for signals and ticks the watchdog; I/O threads speak HTTP; workers parse, search and encode; one thread
+// opens and swaps indexes and writes to them, in the order in which it is asked to; one takes snapshots and consolidates meanwhile.
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -80,7 +80,6 @@ microseconds watchdog_interval() {
 
 constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};  // s
 constexpr size_t kBucketCount = std::size(kBuckets) + 1;
-constexpr size_t kMaxErrands = 256;
 const std::string kDraining = "the server is draining";
 
 /// What belongs to one worker: its searcher, and counters that no other thread writes.
@@ -120,12 +119,10 @@ class Service {
     const Options options_;
 
     mutable std::mutex mutex_;
-    std::condition_variable changed_;
     std::shared_ptr<const Index> index_;
     std::shared_ptr<LiveIndex> live_;                                   // whose view index_ is, when it takes writes
     std::string path_ = options_.index, file_;                          // as it was named, and the file that the name stood for
     std::string not_ready_ = "the index is being opened and verified";  // why there is no index
-    std::deque<std::function<void()>> errands_;                         // for the maintenance thread
     bool stopping_ = false;
     std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0}, upserted_{0}, erased_{0};
     std::atomic<bool> opening_{false};
@@ -133,6 +130,7 @@ class Service {
     std::vector<WorkerState> states_;
     http::Server server_;
     WorkerPool pool_;
+    Errands changes_, upkeep_;
 
     std::shared_ptr<const Index> index() const {
         std::lock_guard lock(mutex_);
@@ -144,8 +142,6 @@ class Service {
         return stopping_ ? kDraining : index_ ? "" : not_ready_;
     }
 
-    bool errand(std::function<void()> work);
-    void maintain();
     std::string open(std::string path);
 
     void route(http::Request request, http::Reply reply, bool admin);
@@ -334,9 +330,10 @@ void Service::route(http::Request request, http::Reply reply, bool admin) {
     if (description->status == 404 || only("GET")) reply(std::move(*description));
 }
 
-/// Everything that changes the index waits its turn on the maintenance thread.
+/// Everything that changes the index waits its turn.
 void Service::administer(http::Request request, http::Reply reply) {
-    const bool taken = errand([this, request = std::move(request), reply] {
+    const bool upkeep = request.path == "/admin/snapshot" || request.path == "/admin/consolidate";
+    const bool taken = (upkeep ? upkeep_ : changes_).add([this, request = std::move(request), reply] {
         try {
             if (request.path != "/admin/swap") return reply(write(request));
             const std::string error = open(parse_path(request.body).value_or(path_));
@@ -359,57 +356,36 @@ http::Response Service::write(const http::Request& request) {
     if (operation != "upsert" && operation != "delete" && operation != "snapshot" && operation != "consolidate")
         throw ProtocolError(404, "there is nothing at " + request.path);
     if (!options_.writes) throw ProtocolError(409, "this server only reads its index; start it with --writes");
-    if (!live_) throw ProtocolError(503, not_ready());
+    std::unique_lock lock(mutex_);
+    const auto live = live_;
+    const auto file = file_;
+    lock.unlock();
+    if (!live) throw ProtocolError(503, not_ready());
     json done;
     if (operation == "snapshot") {
-        live_->snapshot();
-        done["path"] = file_;
+        live->snapshot();
+        done["path"] = file;
     } else if (operation == "consolidate") {
-        done["freed"] = live_->consolidate();
+        done["freed"] = live->consolidate();
     } else {
         const bool upsert = operation == "upsert";
-        const WriteRequest w = parse_write(request.body, request.inference_header_length, {.dim = live_->view()->dim()}, upsert);
+        const WriteRequest w = parse_write(request.body, request.inference_header_length, {.dim = live->view()->dim()}, upsert);
         try {
             for (const auto& tags : w.tags) Tags::check(tags);
         } catch (const Error& e) {
             throw ProtocolError(400, e.what());
         }
-        if (upsert) live_->upsert(w.ids.data(), w.vectors.data(), w.ids.size(), w.tags);
-        const size_t count = upsert ? w.ids.size() : live_->erase(w.ids.data(), w.ids.size());
+        if (upsert) live->upsert(w.ids.data(), w.vectors.data(), w.ids.size(), w.tags);
+        const size_t count = upsert ? w.ids.size() : live->erase(w.ids.data(), w.ids.size());
         (upsert ? upserted_ : erased_) += count;
         done[upsert ? "upserted" : "deleted"] = count;
     }
-    done["rows"] = live_->view()->size();
+    done["rows"] = live->view()->size();
     return json_response(done.dump());
 }
 
-/// False when too much waits for the maintenance thread already.
-bool Service::errand(std::function<void()> work) {
-    {
-        std::lock_guard lock(mutex_);
-        if (errands_.size() == kMaxErrands) return false;
-        errands_.push_back(std::move(work));
-    }
-    changed_.notify_one();
-    return true;
-}
-
-void Service::maintain() {
-    for (;;) {
-        std::function<void()> work;
-        {
-            std::unique_lock lock(mutex_);
-            changed_.wait(lock, [this] { return stopping_ || !errands_.empty(); });
-            if (errands_.empty()) return;  // those that wait when the server stops are answered, too
-            work = std::move(errands_.front());
-            errands_.pop_front();
-        }
-        work();
-    }
-}
-
 /// Opens and verifies the index at `path` and swaps to it; the one in service goes on until then, and for good when this
-/// fails. Returns why it failed. On the maintenance thread only, which alone changes `path_`, `file_` and `live_`.
+/// fails. Returns why it failed. On the thread of `changes_` only, which alone changes `path_`, `file_` and `live_`.
 std::string Service::open(const std::string path) {
     const auto started = Clock::now();
     const bool reload = index() != nullptr;
@@ -555,8 +531,7 @@ int Service::run() {
     if (!options_.admin.empty()) listen(options_.admin, true);
 
     server_.start();
-    std::thread maintenance([this] { maintain(); });
-    errand([this] { open(path_); });
+    changes_.add([this] { open(path_); });
 
     sigset_t signals;
     sigemptyset(&signals);
@@ -579,7 +554,7 @@ int Service::run() {
     };
     for (int signal = 0; signal != SIGTERM && signal != SIGINT;) {
         signal = wait(std::chrono::hours(24));
-        if (signal == SIGHUP) errand([this] { open(path_); });
+        if (signal == SIGHUP) changes_.add([this] { open(path_); });
     }
 
     log("info", "draining");
@@ -588,7 +563,6 @@ int Service::run() {
         std::lock_guard lock(mutex_);
         stopping_ = true;
     }
-    changed_.notify_one();
     server_.refuse_keep_alive();
     wait(options_.drain_delay);
     server_.drain();
@@ -597,7 +571,8 @@ int Service::run() {
         drained = server_.wait_closed(std::min(duration_cast<milliseconds>(tick), duration_cast<milliseconds>(end - Clock::now())));
     log(drained ? "info" : "warning", drained ? "drained" : "ended with requests under way");
     if (opening_) _exit(0);  // reading a large index takes minutes, and nobody waits for it any more
-    maintenance.join();
+    changes_.finish();
+    upkeep_.finish();
     return 0;
 }
 

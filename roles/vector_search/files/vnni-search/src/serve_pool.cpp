@@ -22,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 // than this many of a large batch. Small batches are served in the order in which they came.
 constexpr size_t kTurn = 64;
 constexpr int kMaxCpu = 65536;
+constexpr size_t kMaxErrands = 256;
 
 }  // namespace
 
@@ -123,6 +124,37 @@ void WorkerPool::work(size_t worker) {
         lock.unlock();
         job->finish(worker);
         job.reset();
+        lock.lock();
+    }
+}
+
+bool Errands::add(std::function<void()> work) {
+    {
+        std::lock_guard lock(mutex_);
+        if (finishing_ || waiting_.size() == kMaxErrands) return false;
+        waiting_.push_back(std::move(work));
+    }
+    changed_.notify_one();
+    return true;
+}
+
+void Errands::finish() {
+    {
+        std::lock_guard lock(mutex_);
+        finishing_ = true;
+    }
+    changed_.notify_one();
+    if (thread_.joinable()) thread_.join();
+}
+
+void Errands::run() {
+    for (std::unique_lock lock(mutex_);;) {
+        changed_.wait(lock, [this] { return finishing_ || !waiting_.empty(); });
+        if (waiting_.empty()) return;
+        const auto work = std::move(waiting_.front());
+        waiting_.pop_front();
+        lock.unlock();
+        work();
         lock.lock();
     }
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // The worker threads: one pinned to each physical core given, a bounded queue before them, batches shared out in chunks.
+// And a thread for what is done one after the other.
 #pragma once
 
 #include <chrono>
@@ -64,6 +65,22 @@ class WorkerPool {
     bool stop_ = false;
     std::vector<Worker> state_;
     std::vector<std::thread> threads_;
+};
+
+/// Work that waits its turn on a thread of its own; what waits when it ends is still done.
+class Errands {
+ public:
+    ~Errands() { finish(); }
+    bool add(std::function<void()> work);  // false when too much waits; `work` may not throw
+    void finish();                         // takes no more, and returns when all is done
+
+ private:
+    void run();
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<std::function<void()>> waiting_;
+    bool finishing_ = false;
+    std::thread thread_{[this] { run(); }};  // the last member: it uses the others
 };
 
 /// Parses a kernel cpulist ("0-3,8"). Throws std::invalid_argument naming what is wrong.

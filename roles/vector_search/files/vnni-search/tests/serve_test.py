@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -54,9 +55,16 @@ class UnixConnection(http.client.HTTPConnection):
 class Server:
     """A running server; `log` holds what it wrote so far."""
 
-    def __init__(self, index: Path, *options: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
+    def __init__(
+        self, index: Path, *options: str, env: dict[str, str] | None = None, ready: bool = True, wrapper: tuple[str, ...] = (), root: Path | None = None
+    ) -> None:
+        """`wrapper`: a command that runs the program; `root`: the folder that is its root directory, with vnni-search in it."""
         self.admin_path = str(index.parent / f"admin-{time.monotonic_ns()}.sock")
-        command = [BINARY, "serve", "--index", str(index), "--listen", "127.0.0.1:0", "--admin", f"unix:{self.admin_path}", *options]
+        program, index, admin = (
+            f"/{Path(path).relative_to(root)}" if root else path for path in (root / "vnni-search" if root else BINARY, index, self.admin_path)
+        )
+        command = [*wrapper, *(["chroot", root] if root else []), program, "serve", "--index", index]
+        command += ["--listen", "127.0.0.1:0", "--admin", f"unix:{admin}", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
         self.log: list[dict] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -705,6 +713,117 @@ def test_searches_under_writes_fail_never(folder, items, queries):
         load.end()
         assert not load.failures and load.answers > 20
         assert server.metric("index_rows") == ITEMS
+
+
+class Writers:
+    """Clients that write without pause until the server is killed. `rows`: what was acknowledged. `unsure`: for the ids of a write that was not
+    answered, the row before it and after it (None: no row).
+    """
+
+    def __init__(self, rows: dict[int, np.ndarray]) -> None:
+        self.rows, self.unsure, self.writes, self.snapshots = rows, {}, 0, 0
+
+    def write(self, server: Server, which: int, seed: int) -> None:
+        random = np.random.Generator(np.random.PCG64([seed, which]))
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                ids = [int(i) for i in which * 1000 + random.choice(250, random.integers(1, 9), replace=False)]
+                rows = random.standard_normal((len(ids), DIM)).astype(np.float32)
+                insert = random.random() < 0.6
+                self.unsure.update((i, (self.rows.get(i), row if insert else None)) for i, row in zip(ids, rows))
+                assert (upsert(server, ids, rows) if insert else delete(server, ids))[0] == 200
+                for i in ids:
+                    _before, after = self.unsure.pop(i)
+                    self.rows.pop(i, None) if after is None else self.rows.update({i: after})
+                self.writes += 1
+
+    def keep_up(self, server: Server, seed: int) -> None:
+        random = np.random.Generator(np.random.PCG64([seed, 2]))
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                assert server.admin("POST", "/admin/consolidate" if random.random() < 0.2 else "/admin/snapshot")[0] == 200
+                self.snapshots += 1
+                time.sleep(random.random() * 0.03)
+
+    def compare(self, server: Server, queries: np.ndarray) -> None:
+        """All that is served is what was acknowledged, and what was not answered happened or did not."""
+        there: dict[int, list[float]] = {}  # of all rows: those that pass a filter are so few that they are compared whole
+        for query in queries:
+            ids, distances = from_json(server.ask("POST", INFER, as_json(query[None], k=1000, filter={"none": ["-"]}))[1])
+            for i, distance in zip(ids[0].tolist(), distances[0]):
+                there.setdefault(i, []).append(distance)
+        there.pop(-1, None)
+        for i in {*there, *self.rows, *self.unsure}:
+            possible = self.unsure.get(i, (self.rows.get(i),))
+            kept = [
+                row for row in possible if (row is None) == (i not in there) and (row is None or np.allclose(((queries - row) ** 2).sum(1), there[i], 5e-3))
+            ]
+            assert kept, f"id {i}: distances {there.get(i)}, acknowledged or open: {possible}"
+            self.rows.pop(i, None) if kept[0] is None else self.rows.update({i: kept[0]})
+        self.unsure.clear()
+
+
+def test_kill_at_random_moments_loses_nothing_acknowledged(folder):
+    """Under upserts, deletes, snapshots and consolidations; $VNNI_SEARCH_KILLS times."""
+    index, rows = build_index(folder, "killed", 300, 11)
+    writers = Writers(dict(enumerate(rows)))
+    queries = np.random.Generator(np.random.PCG64(12)).standard_normal((3, DIM)).astype(np.float32)
+    random = np.random.Generator(np.random.PCG64(13))
+    kills = int(os.environ.get("VNNI_SEARCH_KILLS", "40"))
+    for kill in range(kills):
+        with Server(index, "--writes", "always", "--capacity", "100000", "--workers", "1") as server:
+            writers.compare(server, queries)
+            threads = [threading.Thread(target=writers.write, args=(server, which, kill)) for which in range(2)]
+            threads.append(threading.Thread(target=writers.keep_up, args=(server, kill)))
+            for thread in threads:
+                thread.start()
+            seen = writers.snapshots
+            while kill % 4 == 0 and writers.snapshots == seen and threads[2].is_alive():  # on a slow disk, too, some are taken
+                time.sleep(0.01)
+            time.sleep(random.random() * 0.15)
+            server.process.kill()
+            server.process.wait()
+            for thread in threads:
+                thread.join(20)
+    with Server(index, "--writes", "always", "--capacity", "100000") as server:
+        writers.compare(server, queries)
+    print(f"{kills} kills, {writers.writes} acknowledged writes, {writers.snapshots} snapshots and consolidations")
+    assert writers.writes > kills and writers.snapshots >= kills // 4
+
+
+def test_one_index_has_one_writer(folder, items):
+    index = folder / "two.vnni"
+    index.write_bytes(items[0].read_bytes())
+    with Server(index, "--writes", "always", "--capacity", "1000000"), Server(index, "--writes", "always", "--capacity", "1000000", ready=False) as second:
+        assert "another process" in second.wait_log("the index was refused")["reason"]
+        assert second.ask("GET", "/v2/health/ready")[0] == 503
+
+
+# ---- other hosts
+
+
+def test_a_cpu_without_vnni_gives_the_same_answers(folder, items, queries):
+    """QEMU's user mode shows a CPU of its own to cpuid and executes no instruction that this one lacks: nothing is masked in the program."""
+    qemu = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if qemu is None:
+        pytest.skip("there is no qemu-x86_64 (Debian: qemu-user)")
+    with Server(items[0]) as server:
+        want = from_json(server.ask("POST", INFER, as_json(queries, k=10, ef=200))[1])
+    for cpu, kernel in (("Haswell", "avx2"), ("Nehalem", "scalar")):
+        with Server(items[0], "--request-timeout", "60", wrapper=(qemu, "-cpu", cpu)) as server:
+            ids, distances = from_json(server.ask("POST", INFER, as_json(queries, k=10, ef=200))[1])
+            assert server.metric(f'build_info{{version="0.1.0",kernel="{kernel}"}}') == 1
+            assert (ids == want[0]).mean() > 0.99 and np.allclose(distances, want[1], 1e-3)
+
+
+def test_the_program_needs_nothing_of_its_host(tmp_path, items, queries):
+    """In a root directory that holds the program and an index alone: no libc, of whatever age."""
+    if os.geteuid():
+        pytest.skip("only root can change the root directory")
+    shutil.copy(BINARY, tmp_path / "vnni-search")
+    shutil.copy(items[0], tmp_path / "items.vnni")
+    with Server(tmp_path / "items.vnni", root=tmp_path) as server:
+        assert right(*from_json(server.ask("POST", INFER, as_json(queries, ef=400))[1]), items[1], queries)
 
 
 # ---- options
