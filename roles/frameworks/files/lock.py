@@ -5,9 +5,9 @@
     lock.py [NAME…]        all of them without a name; needs uv (pip install uv)
 
 A framework that a Python has no wheels for gets no lock for it, and the role says so on such a node. What locks/excluded.txt names is left out of
-every lock, which pip therefore installs as it is, without asking after dependencies. PyTorch's CPU build is not on PyPI,
-where "torch" is a CUDA build of gigabytes: its wheels are pinned by locks/torch-cpu.sha256 (names and hashes as PyTorch's own CPU index
-lists them). To move to a newer torch, write the new names and hashes there and the new version into the .in files.
+every lock, and what locks/NAME-excluded.txt names out of NAME's; pip therefore installs a lock as it is, without asking after dependencies.
+PyTorch's CPU build is not on PyPI, where "torch" is a CUDA build of gigabytes: its wheels are pinned by locks/torch-cpu.sha256 (names and hashes
+as PyTorch's own CPU index lists them). To move to a newer torch, write the new names and hashes there and the new version into the .in files.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def lock(name, python, stand_ins):
     """Write locks/NAME-cpXY.txt and return None; where `python` lacks a wheel, remove it and return the resolver's last word."""
     tag = "cp" + python.replace(".", "")
     target = LOCKS / f"{name}-{tag}.txt"
+    excluded = [path for path in (LOCKS / "excluded.txt", LOCKS / f"{name}-excluded.txt") if path.exists()]
     done = subprocess.run(
         [
             "uv",
@@ -55,8 +56,7 @@ def lock(name, python, stand_ins):
             "--generate-hashes",
             "--only-binary",
             ":all:",
-            "--excludes",
-            str(LOCKS / "excluded.txt"),
+            *(f"--excludes={path}" for path in excluded),
             "--no-header",
             "--no-annotate",
             "--no-emit-index-url",
