@@ -85,7 +85,7 @@ void Builder::allocate() {
     h.pivots = std::clamp<uint32_t>(rows_ / 64, 1, kMaxPivots);
     h.build_ef = options_.ef, h.alpha = options_.alpha, h.seed = options_.seed;
     h.created = uint64_t(std::time(nullptr)), h.content = 1;
-    for (const SectionId s : {kCodes, kGraph, kTerm, kRefine})
+    for (const SectionId s : {kCodes, kGraph, kRefine})
         if (const uint64_t bytes = rows_ * shape.row_bytes(s)) d_->section[s] = Region::anonymous(bytes);
     d_->section[kScales] = Region::anonymous(8ull * dim_);
     d_->section[kPivots] = Region::anonymous(4ull * h.pivots);
@@ -113,8 +113,10 @@ void Builder::train() {
     float most = 0;
     for (const float x : sample) most = std::max(most, std::abs(x));
     if (options_.metric == Metric::ip) look_at_lengths(sample);
-    quantizer_ = Quantizer::train(sample, dim_, 8, by_product_);
-    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4, by_product_) : quantizer_;
+    const bool terms = options_.metric == Metric::l2;
+    quantizer_ = Quantizer::train(sample, dim_, 8, by_product_, terms);
+    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4, by_product_, terms) : quantizer_;
+    d_->header.term_step = d_->quantizer.term_step;
     // The greatest sampled value comes to 256..512: rows 100 times as large still fit, and small ones keep their bits.
     d_->header.refine_scale = most > 0 ? std::exp2(float(std::clamp(8 - std::ilogb(most), -100, 100))) : 1;
 }
@@ -198,7 +200,7 @@ void Builder::distances(uint32_t slot, const uint32_t* others, size_t n, float* 
         s.code_slot = slot;
     }
     if (s.dots.size() < n) s.dots.resize(n);
-    kernels().dot8(view_.codes, stride, stride, others, n, s.code.data(), s.dots.data());
+    kernels().dot8(view_.codes, stride, stride, others, n, s.code.data(), s.dots.data(), nullptr);
     const float unit = quantizer_.scale[0] * quantizer_.scale[0];
     for (size_t i = 0; i < n; ++i) {
         const float product = unit * float(s.dots[i] - 128 * s.code_sum);
@@ -233,7 +235,7 @@ void Builder::link_batch(uint32_t begin, uint32_t end) {
             const uint32_t slot = order_[begin + i];
             s.row.resize(dim_);
             quantizer_.decode(view_.codes + size_t(slot) * quantizer_.stride, s.row.data());
-            s.query.prepare(quantizer_, l2 ? Metric::l2 : Metric::ip, s.row.data(), squares_.data());
+            s.query.prepare(quantizer_, l2 ? Metric::l2 : Metric::ip, s.row.data());
             s.beam.search(view_, s.query, options_.ef);
             s.slots.clear();
             for (uint32_t c = 0; c < s.beam.pool.size(); ++c) s.slots.push_back(s.beam.pool.slot(c));
@@ -291,7 +293,6 @@ void Builder::finish() {
     auto* scales = d_->section[kScales].as<float>();
     std::copy(d_->quantizer.mean.begin(), d_->quantizer.mean.end(), scales);
     std::copy(d_->quantizer.scale.begin(), d_->quantizer.scale.end(), scales + dim_);
-    auto* term = d_->section[kTerm].as<float>();
     if (d_->header.bits == 4) {
         const auto* halves = d_->section[kRefine].as<uint16_t>();
         parallel(rows_, options_.threads, kBlockRows, [&](size_t begin, size_t end, unsigned) {
@@ -300,13 +301,11 @@ void Builder::finish() {
                 for (uint32_t j = 0; j < dim_; ++j) row[j] = from_half(halves[i * dim_ + j]) / d_->header.refine_scale;
                 uint8_t* code = d_->section[kCodes].data() + i * d_->header.stride;
                 d_->quantizer.encode(row.data(), code);
-                if (options_.metric == Metric::l2) term[i] = d_->quantizer.squared_length(code);
             }
         });
     } else {
         d_->section[kCodes] = std::move(codes_);
         view_.codes = d_->section[kCodes].data();
-        if (options_.metric == Metric::l2) std::copy(squares_.begin(), squares_.end(), term);
     }
     d_->attach();
 }
@@ -365,12 +364,9 @@ std::shared_ptr<Index> Builder::run() {
     view_.codes = codes_.data(), view_.stride = quantizer_.stride, view_.graph = d_->section[kGraph].as<uint32_t>(), view_.degree = h.degree;
     view_.pivots = d_->section[kPivots].as<uint32_t>();
     Region pivot_codes = Region::anonymous(size_t(h.pivots) * quantizer_.stride);
-    std::vector<float> pivot_terms(h.pivots);
-    for (uint32_t p = 0; p < h.pivots; ++p) {
+    for (uint32_t p = 0; p < h.pivots; ++p)
         std::memcpy(pivot_codes.data() + p * quantizer_.stride, codes_.data() + size_t(order_[p]) * quantizer_.stride, quantizer_.stride);
-        pivot_terms[p] = squares_[order_[p]];
-    }
-    view_.pivot_codes = pivot_codes.data(), view_.pivot_terms = pivot_terms.data();
+    view_.pivot_codes = pivot_codes.data();
 
     const bool measured = options_.measure && rows_ >= 20 * kHeldOut;
     const uint32_t held_out = measured ? kHeldOut : 0;

@@ -12,10 +12,11 @@
 namespace vnni {
 
 static constexpr char kMagic[] = {'V', 'N', 'N', 'I', 'S', 'R', 'C', 'H'};
+static constexpr uint32_t kFormat = 2;
 static constexpr size_t kBlock = 8 << 20;  // read, checked and written at a time
 
 const char* name(SectionId s) {
-    static constexpr const char* names[] = {"scales", "pivots", "codes", "graph", "term", "refine", "ids", "dead", "tags"};
+    static constexpr const char* names[] = {"scales", "pivots", "codes", "graph", "refine", "ids", "dead", "tags"};
     return names[s];
 }
 
@@ -30,7 +31,6 @@ uint64_t Shape::row_bytes(SectionId s) const {
     switch (s) {
         case kCodes: return stride;
         case kGraph: return 4ull * degree;
-        case kTerm: return term ? 4 : 0;
         case kRefine: return 2ull * dim;
         case kIds: return ids ? 8 : 0;
         default: return 0;
@@ -48,7 +48,6 @@ Shape shape_for(uint32_t dim, Metric metric, uint32_t bits, uint32_t degree) {
     shape.dim = dim, shape.metric = metric;
     shape.bits = bits ? bits : dim >= 256 ? 4 : 8;
     shape.stride = Quantizer::stride_for(dim, shape.bits);
-    shape.term = metric == Metric::l2;
     shape.degree = 0;
     const auto room = int64_t(hnswlib_row_bytes(dim)) - int64_t(shape.row_bytes());
     shape.degree = degree ? degree : uint32_t(std::clamp<int64_t>(room / 4 / 8 * 8, 32, 64));
@@ -60,7 +59,7 @@ Shape shape_for(uint32_t dim, Metric metric, uint32_t bits, uint32_t degree) {
 static Shape shape_of(const Header& h) {
     Shape shape;
     shape.dim = h.dim, shape.bits = h.bits, shape.stride = h.stride, shape.degree = h.degree, shape.metric = Metric(h.metric);
-    shape.ids = h.sections[kIds].bytes, shape.term = h.sections[kTerm].bytes;
+    shape.ids = h.sections[kIds].bytes;
     return shape;
 }
 
@@ -87,7 +86,7 @@ Header read_header(const File& file) {
     Header h;
     file.read(&h, sizeof h, 0);
     if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) fail(path, ": not a vnni-search index (its first 8 bytes are not VNNISRCH)");
-    if (h.format != 1) fail(path, ": format version ", h.format, "; this program reads version 1");
+    if (h.format != kFormat) fail(path, ": format version ", h.format, "; this program reads version ", kFormat);
     if (header_crc(h) != h.crc) fail(path, ": the header's checksum is wrong: the file is damaged");
     if (h.dim < 1 || h.dim > kMaxDim) fail(path, ": header: dimension ", h.dim, ", expected 1 to ", kMaxDim);
     if (h.metric > 2) fail(path, ": header: metric ", int(h.metric), ", expected 0 to 2");
@@ -98,6 +97,7 @@ Header read_header(const File& file) {
     if (h.pivots > h.rows || h.pivots > kMaxPivots || (h.rows && !h.pivots)) fail(path, ": header: ", h.pivots, " pivots of ", h.rows, " rows");
     if (!(h.refine_scale > 0) || !std::isfinite(h.refine_scale)) fail(path, ": header: refinement scale ", h.refine_scale);
     if (!std::isfinite(h.alpha)) fail(path, ": header: a parameter is not finite");
+    if (!(h.term_step >= 0) || !std::isfinite(h.term_step) || (h.metric == uint8_t(Metric::l2)) != (h.term_step > 0)) fail(path, ": header: term step ", h.term_step);
     uint64_t end = sizeof h;
     for (uint32_t s = 0; s < kSections; ++s) {
         const Section& section = h.sections[s];
@@ -111,7 +111,6 @@ Header read_header(const File& file) {
         end = section.offset + section.bytes;
     }
     if (end != size) fail(path, ": ", size - end, " bytes behind the last section");
-    if (h.metric == uint8_t(Metric::l2) && !h.sections[kTerm].bytes && h.rows) fail(path, ": section term is missing");
     return h;
 }
 
@@ -143,26 +142,22 @@ static void verify(const File& file, const IndexData& data) {
     in_range(kGraph);
     const auto* scales = data.section[kScales].as<const float>();
     if (!all_finite(scales, 2 * h.dim)) fail(path, ": section scales has a value that is not finite");
-    if (data.has(kTerm) && !all_finite(data.section[kTerm].as<const float>(), h.rows)) fail(path, ": section term has a value that is not finite");
 }
 
 void IndexData::attach() {
     const Header& h = header;
     const auto* scales = section[kScales].as<const float>();
-    quantizer.dim = h.dim, quantizer.bits = h.bits, quantizer.stride = h.stride;
+    quantizer.dim = h.dim, quantizer.bits = h.bits, quantizer.stride = h.stride, quantizer.term_step = h.term_step;
     quantizer.mean.assign(scales, scales + h.dim);
     quantizer.scale.assign(scales + h.dim, scales + 2 * h.dim);
     const auto* slots = section[kPivots].as<const uint32_t>();
     pivot_codes = Region::anonymous(size_t(h.stride) * std::max<uint32_t>(h.pivots, kMaxPivots));
-    pivot_terms.assign(std::max<uint32_t>(h.pivots, kMaxPivots), 0);
-    for (uint32_t p = 0; p < h.pivots; ++p) {
+    for (uint32_t p = 0; p < h.pivots; ++p)
         std::memcpy(pivot_codes.data() + size_t(p) * h.stride, section[kCodes].data() + size_t(slots[p]) * h.stride, h.stride);
-        if (has(kTerm)) pivot_terms[p] = section[kTerm].as<const float>()[slots[p]];
-    }
     rows = h.rows, live = h.live, pivots = h.pivots;
     view.codes = section[kCodes].data(), view.stride = h.stride, view.bits = h.bits;
     view.graph = section[kGraph].as<uint32_t>(), view.degree = h.degree;
-    view.pivots = slots, view.pivot_codes = pivot_codes.data(), view.pivot_terms = pivot_terms.data();
+    view.pivots = slots, view.pivot_codes = pivot_codes.data();
     view.pivot_count = h.pivots;
 }
 
@@ -195,7 +190,7 @@ std::unique_ptr<IndexData> load(const std::string& path, const OpenOptions& opti
 
 void write_index(const IndexData& data, Header h, const std::string& path) {
     std::memcpy(h.magic, kMagic, sizeof kMagic);
-    h.format = 1;
+    h.format = kFormat;
     AtomicFile out(path);
     Region tags;
     uint64_t end = sizeof h;

@@ -18,7 +18,6 @@ enum SectionId : uint32_t {
     kPivots,   // u32 slot[pivots]: where searches enter
     kCodes,    // u8 [rows][stride]
     kGraph,    // u32 [rows][degree]: neighbours; a short list is filled with the row itself
-    kTerm,     // float [rows]; l2: the squared length of the decoded row less mean; else none
     kRefine,   // half [rows][dim]: the rows times refine_scale
     kIds,      // u64 [rows], external ids; none: a row's id is its number
     kDead,     // u64 bitmap [rows]: slots that hold no row (deleted, perhaps still linked); none: all live
@@ -38,7 +37,7 @@ constexpr uint32_t kTargetKs[] = {1, 10, 100};
 
 struct Header {
     char magic[8];           // "VNNISRCH"
-    uint32_t format;         // 1
+    uint32_t format;         // 2
     uint32_t crc;            // of these 4 KiB with crc = 0
     uint64_t rows;           // slots in every section
     uint64_t live;           // slots that are not dead
@@ -54,12 +53,12 @@ struct Header {
     uint32_t build_ef;
     float alpha;
     float refine_scale;      // a power of two
-    float unused2;
+    float term_step;         // of the terms in the codes; l2: positive
     uint32_t table[std::size(kTargetKs)][std::size(kTargets)];  // 0: not measured
     float table_recall;      // the recall@10 the largest measured ef reached
     uint32_t unused3;
     Section sections[kSections];
-    char rest[3680];
+    char rest[3704];
 };
 static_assert(sizeof(Header) == 4096);
 
@@ -97,7 +96,6 @@ struct IndexData {
     Quantizer quantizer;
     Region section[kSections];
     Region pivot_codes;                 // the pivots' rows side by side
-    std::vector<float> pivot_terms;
     std::shared_ptr<Tags> tags;
     std::unique_ptr<Readers> readers;   // of a LiveIndex
     std::atomic<uint64_t> rows{0};      // header.rows, growing in a LiveIndex
@@ -119,7 +117,7 @@ struct IndexData {
 struct Shape {
     uint32_t dim = 0, bits = 8, stride = 0, degree = 64;
     Metric metric = Metric::l2;
-    bool ids = false, term = true;
+    bool ids = false;
     uint64_t row_bytes(SectionId) const;
     uint64_t row_bytes() const;  // of all sections
 };

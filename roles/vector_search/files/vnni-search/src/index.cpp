@@ -100,7 +100,7 @@ void Searcher::prepare(const float* query) {
     Scratch& s = *scratch_;
     s.exact.assign(query, query + data.header.dim);
     if (index_->metric() == Metric::cosine) normalise(s.exact.data(), data.header.dim);
-    s.query.prepare(data.quantizer, index_->metric(), s.exact.data(), data.section[kTerm].as<const float>());
+    s.query.prepare(data.quantizer, index_->metric(), s.exact.data());
     for (float& x : s.exact) x *= data.header.refine_scale;
 }
 
@@ -179,7 +179,7 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     const bool filtered = options.filter && !(options.filter->all.empty() && options.filter->any.empty() && options.filter->none.empty());
     if (!filtered) {
         if (rows <= kScanRows) s.beam.scan(view, s.query, std::max(ef, wanted), rows, nullptr, pass);
-        else s.beam.search(view, s.query, ef);
+        else s.beam.search(view, s.query, ef, wanted);
         collect();
         return refine(k, ids, distances);
     }
@@ -192,7 +192,7 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     const double share = double(std::max<uint64_t>(filter.rows, 1)) / double(rows);
     const double walk = kWalkRows * ef / share, scan = double(filter.rows) + (filter.listed ? 0 : kTestCost * double(rows));
     if (rows > kScanRows && walk < scan && ef / share < kMaxEf) {
-        s.beam.search(view, s.query, uint32_t(ef / share));
+        s.beam.search(view, s.query, uint32_t(ef / share), uint32_t(wanted / share));
         collect();
         if (s.slots.size() >= std::min<uint64_t>(k, filter.rows)) return refine(k, ids, distances);
     }

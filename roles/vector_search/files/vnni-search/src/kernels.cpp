@@ -28,18 +28,42 @@ struct Four {
     }
 };
 
+// The term hidden in a row: the lowest bits of its last 16 bytes, the first byte's least significant.
+#if defined(__x86_64__)
+inline uint16_t term_of(const uint8_t* row, size_t bytes) {
+    const __m128i last = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + bytes - 16));
+    return uint16_t(_mm_movemask_epi8(_mm_slli_epi16(last, 7)));
+}
+#elif defined(__aarch64__)
+inline uint16_t term_of(const uint8_t* row, size_t bytes) {
+    static constexpr uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t bits = vmulq_u8(vandq_u8(vld1q_u8(row + bytes - 16), vdupq_n_u8(1)), vld1q_u8(weights));
+    return uint16_t(vaddv_u8(vget_low_u8(bits)) | vaddv_u8(vget_high_u8(bits)) << 8);
+}
+#endif
+inline void take_terms(const Four& rows, size_t bytes, uint16_t* terms) {
+    for (size_t r = 0; r < 4; ++r) terms[r] = term_of(rows.row[r], bytes);
+}
+
 namespace scalar {
 
-void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+uint16_t term_of(const uint8_t* row, size_t bytes) {
+    uint16_t term = 0;
+    for (size_t j = 0; j < 16; ++j) term |= uint16_t((row[bytes - 16 + j] & 1) << j);
+    return term;
+}
+
+void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = base + stride * ids[i];
         int32_t sum = 0;
         for (size_t j = 0; j < bytes; ++j) sum += int32_t(row[j]) * query[j];
         out[i] = sum;
+        if (terms) terms[i] = term_of(row, bytes);
     }
 }
 
-void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = base + stride * ids[i];
         int32_t sum = 0;
@@ -47,14 +71,15 @@ void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids,
             for (size_t j = 0; j < 64; ++j)
                 sum += (row[block + j] & 15) * query[2 * block + j] + (row[block + j] >> 4) * query[2 * block + 64 + j];
         out[i] = sum;
+        if (terms) terms[i] = term_of(row, bytes);
     }
 }
 
-size_t select(const uint32_t* ids, const int32_t* dots, size_t n, float coef, const float* term, float term_coef, float limit,
+size_t select(const uint32_t* ids, const int32_t* dots, const uint16_t* terms, size_t n, float coef, float term_coef, float limit,
               uint32_t* kept, float* distances) {
     size_t m = 0;
     for (size_t i = 0; i < n; ++i) {
-        const float distance = coef * float(dots[i]) + (term ? term_coef * term[ids[i]] : 0.0f);
+        const float distance = coef * float(dots[i]) + (terms ? term_coef * float(terms[i]) : 0.0f);
         kept[m] = ids[i];
         distances[m] = distance;
         m += distance < limit;
@@ -104,7 +129,7 @@ TARGET inline __m256i dot_add(__m256i sum, __m256i u8, __m256i even, __m256i odd
 TARGET inline __m256i even_lanes(__m256i s8) { return _mm256_srai_epi16(_mm256_slli_epi16(s8, 8), 8); }
 TARGET inline __m256i odd_lanes(__m256i s8) { return _mm256_srai_epi16(s8, 8); }
 
-TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
         __m256i sum[4] = {};
@@ -113,11 +138,12 @@ TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_
             for (int r = 0; r < 4; ++r) sum[r] = dot_add(sum[r], load(rows.row[r] + j), even, odd);
         }
         store(out + i, n - i, reduce(sum[0], sum[1], sum[2], sum[3]));
+        if (terms) take_terms(rows, bytes, terms + i);
     }
 }
 
 // A nibble is below 16, so two products stay below 2 * 15 * 128 and maddubs is exact here.
-TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
@@ -133,6 +159,7 @@ TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_
                 }
             }
         store(out + i, n - i, reduce(sum[0], sum[1], sum[2], sum[3]));
+        if (terms) take_terms(rows, bytes, terms + i);
     }
 }
 
@@ -169,7 +196,7 @@ constexpr Kernels table{"avx2", dot8, dot4, scalar::select, float16<false>, floa
 #define VNNI_256(SPACE, TARGETS, DPBUSD)                                                                                              \
     namespace SPACE {                                                                                                                 \
     __attribute__((target(TARGETS))) void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n,       \
-                                               const int8_t* query, int32_t* out) {                                                   \
+                                               const int8_t* query, int32_t* out, uint16_t* terms) {                                                   \
         for (size_t i = 0; i < n; i += 4) {                                                                                           \
             const Four rows(base, stride, ids + i, n - i);                                                                            \
             __m256i sum[4] = {};                                                                                                      \
@@ -178,10 +205,11 @@ constexpr Kernels table{"avx2", dot8, dot4, scalar::select, float16<false>, floa
                 for (int r = 0; r < 4; ++r) sum[r] = DPBUSD(sum[r], avx2::load(rows.row[r] + j), q);                                  \
             }                                                                                                                         \
             avx2::store(out + i, n - i, avx2::reduce(sum[0], sum[1], sum[2], sum[3]));                                                \
+            if (terms) take_terms(rows, bytes, terms + i);                                                                            \
         }                                                                                                                             \
     }                                                                                                                                 \
     __attribute__((target(TARGETS))) void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n,       \
-                                               const int8_t* query, int32_t* out) {                                                   \
+                                               const int8_t* query, int32_t* out, uint16_t* terms) {                                                   \
         const __m256i low = _mm256_set1_epi8(15);                                                                                     \
         for (size_t i = 0; i < n; i += 4) {                                                                                           \
             const Four rows(base, stride, ids + i, n - i);                                                                            \
@@ -196,6 +224,7 @@ constexpr Kernels table{"avx2", dot8, dot4, scalar::select, float16<false>, floa
                     }                                                                                                                 \
                 }                                                                                                                     \
             avx2::store(out + i, n - i, avx2::reduce(sum[0], sum[1], sum[2], sum[3]));                                                \
+            if (terms) take_terms(rows, bytes, terms + i);                                                                            \
         }                                                                                                                             \
     }                                                                                                                                 \
     constexpr Kernels table{#SPACE, dot8, dot4, scalar::select, avx2::float16<false>, avx2::float16<true>};                           \
@@ -222,7 +251,7 @@ TARGET inline void store(int32_t* out, size_t n, __m128i sums) {
 
 // Rows of `Blocks` 64-byte lines, their loop unrolled; 0: any number of lines and perhaps half a one.
 template <size_t Blocks>
-TARGET void dot8_blocks(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot8_blocks(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const size_t whole = Blocks ? Blocks * 64 : bytes / 64 * 64;
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
@@ -237,15 +266,16 @@ TARGET void dot8_blocks(const uint8_t* base, size_t stride, size_t bytes, const 
             for (int r = 0; r < 4; ++r) sum[r] = _mm512_dpbusd_epi32(sum[r], _mm512_maskz_loadu_epi32(0xff, rows.row[r] + whole), q);
         }
         store(out + i, n - i, reduce(sum[0], sum[1], sum[2], sum[3]));
+        if (terms) take_terms(rows, bytes, terms + i);
     }
 }
 
-void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const auto run = bytes == 64 ? dot8_blocks<1> : bytes == 128 ? dot8_blocks<2> : dot8_blocks<0>;
-    run(base, stride, bytes, ids, n, query, out);
+    run(base, stride, bytes, ids, n, query, out, terms);
 }
 
-TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const __m512i low = _mm512_set1_epi8(15);
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
@@ -259,10 +289,11 @@ TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_
             }
         }
         store(out + i, n - i, reduce(sum[0], sum[1], sum[2], sum[3]));
+        if (terms) take_terms(rows, bytes, terms + i);
     }
 }
 
-TARGET size_t select(const uint32_t* ids, const int32_t* dots, size_t n, float coef, const float* term, float term_coef, float limit,
+TARGET size_t select(const uint32_t* ids, const int32_t* dots, const uint16_t* terms, size_t n, float coef, float term_coef, float limit,
                      uint32_t* kept, float* distances) {
     size_t m = 0;
     const __m512 coefs = _mm512_set1_ps(coef), term_coefs = _mm512_set1_ps(term_coef), limits = _mm512_set1_ps(limit);
@@ -270,10 +301,9 @@ TARGET size_t select(const uint32_t* ids, const int32_t* dots, size_t n, float c
         const __mmask16 live = n - i >= 16 ? 0xffff : (1u << (n - i)) - 1;
         const __m512i id = _mm512_maskz_loadu_epi32(live, ids + i);
         __m512 distance = _mm512_mul_ps(coefs, _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(live, dots + i)));
-        if (term) {  // 64-bit indices: ids pass 2^31
-            const __m256 first = _mm512_i64gather_ps(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(id)), term, 4);
-            const __m256 second = _mm512_i64gather_ps(_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(id, 1)), term, 4);
-            distance = _mm512_fmadd_ps(term_coefs, _mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1), distance);
+        if (terms) {
+            const __m512 term = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(live, terms + i)));
+            distance = _mm512_add_ps(distance, _mm512_mul_ps(term_coefs, term));
         }
         const __mmask16 keep = _mm512_mask_cmp_ps_mask(live, distance, limits, _CMP_LT_OQ);
         const int count = __builtin_popcount(keep);
@@ -334,7 +364,7 @@ TARGET int32_t sum_of(const int8_t* query, size_t n) {
 }
 
 // SDOT wants both sides signed: u8 = s8 + 128, and 128 * sum(query) is the same for every row.
-TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const int32_t shift = 128 * sum_of(query, bytes);
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
@@ -345,10 +375,11 @@ TARGET void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_
                 sum[r] = vdotq_s32(sum[r], vreinterpretq_s8_u8(veorq_u8(vld1q_u8(rows.row[r] + j), vdupq_n_u8(128))), q);
         }
         for (size_t r = 0; r < 4 && i + r < n; ++r) out[i + r] = vaddvq_s32(sum[r]) + shift;
+        if (terms) take_terms(rows, bytes, terms + i);
     }
 }
 
-TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) {
+TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = base + stride * ids[i];
         int32x4_t sum = vdupq_n_s32(0);
@@ -359,6 +390,7 @@ TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_
                 sum = vdotq_s32(sum, vreinterpretq_s8_u8(vshrq_n_u8(x, 4)), vld1q_s8(query + 2 * block + 64 + j));
             }
         out[i] = vaddvq_s32(sum);
+        if (terms) terms[i] = term_of(row, bytes);
     }
 }
 

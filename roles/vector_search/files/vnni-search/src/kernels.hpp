@@ -14,14 +14,15 @@ namespace vnni {
 // queries are padded with zeros to that length.
 struct Kernels {
     const char* name;
-    // out[i] = sum row[ids[i]][j] * query[j], rows u8, query s8
-    void (*dot8)(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out);
+    // out[i] = sum row[ids[i]][j] * query[j], rows u8, query s8. terms (or null; room for three more): terms[i] is the number that the
+    // lowest bits of the row's last 16 bytes make
+    void (*dot8)(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms);
     // the same over 4-bit codes: byte j of a 64-byte block holds dimension j in its low nibble and 64 + j in its high one;
     // `bytes` is a multiple of 64, the query has 2 * bytes elements
-    void (*dot4)(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out);
-    // distance[i] = coef * dots[i] + term_coef * term[ids[i]] (term may be null); those below limit are kept, in order:
-    // their ids and distances move to the front of kept / distances. Returns how many.
-    size_t (*select)(const uint32_t* ids, const int32_t* dots, size_t n, float coef, const float* term, float term_coef, float limit,
+    void (*dot4)(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms);
+    // distance[i] = coef * dots[i] + term_coef * terms[i] (terms may be null); those below limit are kept, in order: their ids and
+    // distances move to the front of kept / distances. Returns how many.
+    size_t (*select)(const uint32_t* ids, const int32_t* dots, const uint16_t* terms, size_t n, float coef, float term_coef, float limit,
                      uint32_t* kept, float* distances);
     // out[i] = sum (half row[j]) * query[j], or with l2 sum (query[j] - row[j])^2; dim elements, rows `stride` halves apart
     void (*dot16)(const uint16_t* base, size_t stride, size_t dim, const uint32_t* ids, size_t n, const float* query, float* out);

@@ -281,7 +281,6 @@ void LiveIndex::put(uint64_t id, const float* vector, const std::vector<std::str
     for (uint32_t i = 0; i < h.degree; ++i) __atomic_store_n(list(slot) + i, slot, __ATOMIC_RELAXED);
     uint8_t* code = data_->section[kCodes].data() + size_t(slot) * h.stride;
     data_->quantizer.encode(row.data(), code);
-    if (data_->has(kTerm)) data_->section[kTerm].as<float>()[slot] = data_->quantizer.squared_length(code);
     for (uint32_t j = 0; j < dim; ++j) data_->section[kRefine].as<uint16_t>()[size_t(slot) * dim + j] = to_half(row[j] * h.refine_scale);
     __atomic_store_n(data_->section[kIds].as<uint64_t>() + slot, id, __ATOMIC_RELAXED);
     data_->tags->set(slot, tags);
@@ -301,7 +300,6 @@ void LiveIndex::put(uint64_t id, const float* vector, const std::vector<std::str
     if (pivots < kMaxPivots && data_->rows > 64ull * pivots) {
         data_->section[kPivots].as<uint32_t>()[pivots] = slot;
         std::memcpy(data_->pivot_codes.data() + size_t(pivots) * h.stride, code, h.stride);
-        if (data_->has(kTerm)) data_->pivot_terms[pivots] = data_->section[kTerm].as<float>()[slot];
         data_->pivots.store(pivots + 1, std::memory_order_release);
     }
 }
@@ -354,7 +352,7 @@ void LiveIndex::set_list(uint32_t slot, const std::vector<uint32_t>& neighbours)
 
 void LiveIndex::link(uint32_t slot, const float* row) {
     const Header& h = data_->header;
-    query_.prepare(data_->quantizer, Metric(h.metric), row, data_->section[kTerm].as<const float>());
+    query_.prepare(data_->quantizer, Metric(h.metric), row);
     View view = data_->view;
     view.pivot_count = data_->pivots;
     beam_.search(view, query_, std::max(h.build_ef, 32u));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 namespace vnni {
 
@@ -33,48 +34,30 @@ void Pool::grow(uint32_t capacity) {
 }
 
 uint32_t Pool::merge(const uint32_t* slots, const float* distances, size_t n) {
-    if (fresh_.size() < n) fresh_.resize(n);
-    size_t fresh = 0;
-    for (size_t i = 0; i < n; ++i) fresh_[fresh++] = key_of(distances[i], slots[i]);
-    if (fresh > capacity_) {
-        std::nth_element(fresh_.begin(), fresh_.begin() + capacity_, fresh_.begin() + ptrdiff_t(fresh));
-        fresh = capacity_;
-    }
-    if (fresh <= 24) {  // the usual few: insertion sort
-        for (size_t i = 1; i < fresh; ++i) {
-            const uint64_t key = fresh_[i];
-            size_t j = i;
-            for (; j > 0 && fresh_[j - 1] > key; --j) fresh_[j] = fresh_[j - 1];
-            fresh_[j] = key;
+    uint64_t* const keys = keys_.data();
+    uint32_t size = size_, first = size;
+    for (size_t i = 0; i < n; ++i) {
+        const uint64_t key = key_of(distances[i], slots[i]);
+        if (size == capacity_ && key >= keys[size - 1]) continue;
+        uint32_t at = 0;  // of the first that is not nearer; without branches, which nothing could predict
+        for (uint32_t left = size; left;) {
+            const uint32_t half = left - left / 2;
+            at += keys[at + half - 1] < key ? half : 0;
+            left -= half;
         }
-    } else {
-        std::sort(fresh_.begin(), fresh_.begin() + ptrdiff_t(fresh));
+        if (at < size && (keys[at] & ~kExpanded) == key) continue;  // here already
+        size += size < capacity_;
+        std::memmove(keys + at + 1, keys + at, (size - 1 - at) * sizeof *keys);
+        keys[at] = key;
+        first = std::min(first, at);
     }
-    // Without those that are here already or twice among the new.
-    uint32_t first = size_, at = 0;
-    size_t kept = 0;
-    for (size_t i = 0; i < fresh; ++i) {
-        const uint64_t key = fresh_[i];
-        at = uint32_t(std::lower_bound(keys_.begin() + at, keys_.begin() + size_, key) - keys_.begin());
-        const bool known = (at < size_ && (keys_[at] & ~kExpanded) == key) || (kept && fresh_[kept - 1] == key);
-        if (known) continue;
-        if (!kept) first = at;
-        fresh_[kept++] = key;
-    }
-    if (!kept) return size_;
-    // Backwards, so that only what moves is touched; what would land beyond the capacity falls out.
-    ptrdiff_t i = ptrdiff_t(size_) - 1, j = ptrdiff_t(kept) - 1;
-    for (ptrdiff_t w = i + j + 1; j >= 0; --w) {
-        const uint64_t key = i >= 0 && keys_[size_t(i)] > fresh_[size_t(j)] ? keys_[size_t(i--)] : fresh_[size_t(j--)];
-        if (w < ptrdiff_t(capacity_)) keys_[size_t(w)] = key;
-    }
-    size_ = uint32_t(std::min<size_t>(capacity_, size_ + kept));
+    size_ = size;
     if (size_ == capacity_) limit_ = distance(size_ - 1);
-    return first;
+    return std::min(first, size_);
 }
 
-uint32_t Pool::expand(uint32_t& i) {
-    for (; i < size_; ++i)
+uint32_t Pool::expand(uint32_t& i, uint32_t end) {
+    for (end = std::min(end, size_); i < end; ++i)
         if (!(keys_[i] & kExpanded)) {
             keys_[i] |= kExpanded;
             return uint32_t(keys_[i++] >> 1);
@@ -82,8 +65,8 @@ uint32_t Pool::expand(uint32_t& i) {
     return kNoSlot;
 }
 
-uint32_t Pool::peek(uint32_t& i) const {
-    for (; i < size_; ++i)
+uint32_t Pool::peek(uint32_t& i, uint32_t end) const {
+    for (end = std::min(end, size_); i < end; ++i)
         if (!(keys_[i] & kExpanded)) return uint32_t(keys_[i++] >> 1);
     return kNoSlot;
 }
@@ -108,7 +91,7 @@ static void prefetch(const void* p, size_t bytes) {
     for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(static_cast<const char*>(p) + offset);
 }
 
-static void prefetch_rows(const View& view, const float* term, const uint32_t* slots, size_t n) {
+static void prefetch_rows(const View& view, const uint32_t* slots, size_t n) {
     const uint8_t* const codes = view.codes;
     const size_t stride = view.stride;
     for (size_t i = 0; i < n; ++i) {
@@ -116,44 +99,61 @@ static void prefetch_rows(const View& view, const float* term, const uint32_t* s
         __builtin_prefetch(row);
         for (size_t offset = 64; offset < stride; offset += 64) __builtin_prefetch(row + offset);
     }
-    if (!term) return;
-    for (size_t i = 0; i < n; ++i) __builtin_prefetch(term + slots[i]);
+}
+
+void Beam::room(size_t n) {
+    n += 16;  // the kernels store whole vectors
+    if (found_.size() < n) found_.resize(n), kept_.resize(n), dots_.resize(n), terms_.resize(n), distances_.resize(n);
 }
 
 void Beam::compare(const View& view, const Query& query, size_t n) {
-    view.dot(view.codes, found_.data(), n, query.codes.data(), dots_.data());
-    n = kernels().select(found_.data(), dots_.data(), n, query.coef, query.term, query.term_coef, pool.limit(), kept_.data(), distances_.data());
+    uint16_t* const terms = query.term_coef ? terms_.data() : nullptr;
+    view.dot(view.codes, found_.data(), n, query.codes.data(), dots_.data(), terms);
+    n = kernels().select(found_.data(), dots_.data(), terms, n, query.coef, query.term_coef, pool.limit(), kept_.data(), distances_.data());
     first_new_ = n ? pool.merge(kept_.data(), distances_.data(), n) : pool.size();
 }
 
-void Beam::search(const View& view, const Query& query, uint32_t ef) {
-    const size_t room = size_t(kStep) * view.degree + 32;
-    if (found_.size() < room) found_.resize(room), kept_.resize(room), dots_.resize(room), distances_.resize(room);
+// The pivots lie side by side. Of every kSeeds-th the nearest enters: vectors of minima need no sorting, and the nearest of all is one of them.
+FOR_EACH_CPU static void nearest_of_lanes(const int32_t* dots, const uint16_t* terms, uint32_t n, float coef, float term_coef, float* nearest, uint32_t* which) {
+    float best[kSeeds];
+    uint32_t at[kSeeds];
+    for (uint32_t lane = 0; lane < kSeeds; ++lane) best[lane] = std::numeric_limits<float>::infinity(), at[lane] = 0;
+    for (uint32_t i = 0; i < n; i += kSeeds)
+        for (uint32_t lane = 0; lane < kSeeds; ++lane) {
+            const float distance = coef * float(dots[i + lane]) + term_coef * float(terms[i + lane]);
+            at[lane] = distance < best[lane] ? i : at[lane];
+            best[lane] = distance < best[lane] ? distance : best[lane];
+        }
+    for (uint32_t lane = 0; lane < kSeeds; ++lane) nearest[lane] = best[lane], which[lane] = at[lane] + lane;
+}
+
+void Beam::enter(const View& view, const Query& query, uint32_t capacity) {
+    const uint32_t n = view.pivot_count, whole = n / kSeeds * kSeeds;
+    room(n + kSeeds);
+    for (uint32_t i = 0; i < n; ++i) found_[i] = i;
+    view.dot(view.pivot_codes, found_.data(), n, query.codes.data(), dots_.data(), terms_.data());
+    stats.distances += n;
+    nearest_of_lanes(dots_.data(), terms_.data(), whole, query.coef, query.term_coef, distances_.data(), kept_.data());
+    uint32_t m = whole ? kSeeds : 0;
+    for (uint32_t i = whole; i < n; ++i, ++m) kept_[m] = i, distances_[m] = query.coef * float(dots_[i]) + query.term_coef * float(terms_[i]);
+    for (uint32_t i = 0; i < m; ++i) kept_[i] = view.pivots[kept_[i]];
+    pool.reset(std::max(1u, std::min(capacity, kSeeds)));
+    pool.merge(kept_.data(), distances_.data(), m);
+    pool.grow(capacity);
+}
+
+void Beam::search(const View& view, const Query& query, uint32_t ef, uint32_t keep) {
+    room(size_t(kStep) * view.degree);
     stats = {};
     visited_.reset(ef);
-
-    // Enter at the nearest pivots; they lie side by side.
-    pool.reset(std::min(ef, kSeeds));
-    constexpr uint32_t chunk = 128;
-    if (found_.size() < chunk + 16) found_.resize(chunk + 16), kept_.resize(chunk + 16), dots_.resize(chunk), distances_.resize(chunk + 16);
-    for (uint32_t begin = 0; begin < view.pivot_count; begin += chunk) {
-        const uint32_t n = std::min(chunk, view.pivot_count - begin);
-        for (uint32_t i = 0; i < n; ++i) found_[i] = begin + i;
-        view.dot(view.pivot_codes, found_.data(), n, query.codes.data(), dots_.data());
-        const size_t m = kernels().select(found_.data(), dots_.data(), n, query.coef, query.term ? view.pivot_terms : nullptr,
-                                          query.term_coef, pool.limit(), kept_.data(), distances_.data());
-        for (size_t i = 0; i < m; ++i) kept_[i] = view.pivots[kept_[i]];
-        if (m) pool.merge(kept_.data(), distances_.data(), m);
-    }
-    stats.distances += view.pivot_count;
-    pool.grow(ef);
+    enter(view, query, std::max(ef, keep));
 
     const size_t list_bytes = sizeof(uint32_t) * view.degree;
     uint32_t picks[kStep];
     for (uint32_t cursor = 0;;) {
         uint32_t picked = 0;
         while (picked < kStep) {
-            const uint32_t slot = pool.expand(cursor);
+            const uint32_t slot = pool.expand(cursor, ef);
             if (slot == kNoSlot) break;
             picks[picked++] = slot;
             prefetch(view.graph + size_t(slot) * view.degree, list_bytes);
@@ -162,7 +162,7 @@ void Beam::search(const View& view, const Query& query, uint32_t ef) {
         stats.hops += picked;
         uint32_t ahead = cursor;
         for (uint32_t i = 0; i < kAhead; ++i) {
-            const uint32_t slot = pool.peek(ahead);
+            const uint32_t slot = pool.peek(ahead, ef);
             if (slot == kNoSlot) break;
             prefetch(view.graph + size_t(slot) * view.degree, list_bytes);
         }
@@ -170,7 +170,7 @@ void Beam::search(const View& view, const Query& query, uint32_t ef) {
         for (uint32_t p = 0; p < picked; ++p) {
             const size_t before = n;
             n += visited_.filter(view.graph + size_t(picks[p]) * view.degree, view.degree, found_.data() + n);
-            prefetch_rows(view, query.term, found_.data() + before, n - before);
+            prefetch_rows(view, found_.data() + before, n - before);
         }
         stats.distances += n;
         compare(view, query, n);
@@ -181,7 +181,7 @@ void Beam::search(const View& view, const Query& query, uint32_t ef) {
 void Beam::scan(const View& view, const Query& query, uint32_t ef, uint64_t n, const uint32_t* slots,
                 const std::function<bool(uint32_t)>& pass) {
     constexpr size_t chunk = 256;
-    if (found_.size() < chunk + 16) found_.resize(chunk + 16), kept_.resize(chunk + 16), dots_.resize(chunk), distances_.resize(chunk + 16);
+    room(chunk);
     stats = {};
     pool.reset(ef);
     for (uint64_t next = 0; next < n;) {

@@ -14,30 +14,44 @@
 
 namespace vnni {
 
+// Plain loops that the compiler vectorises once per instruction set.
+#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
 constexpr uint32_t kNoSlot = 0xffffffff;
 constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
 
-// x ~ mean + scale * (code - offset) per dimension; offset 128 for 8-bit codes, 7.5 for 4-bit ones.
+// x ~ mean + scale * (code - offset) per dimension; offset 128 for 8-bit codes, 7.5 for 4-bit ones. For distances a row needs its squared
+// length too, the term: in units of term_step it is the number that the lowest bits of its last 16 bytes make, so that it costs no
+// cache line. Bytes behind the last dimension take these bits for nothing; dimensions are rounded to the codes that end so.
 struct Quantizer {
     uint32_t dim = 0, bits = 8, stride = 0;  // stride: bytes of a code row
     std::vector<float> mean, scale;
+    float term_step = 0;  // 0: no terms
 
     // Chooses mean and scale from a sample of rows: least squared error; one scale for 8 bits, one a dimension for 4.
     // whole_range: no sampled value is clipped, as the extreme rows are the ones that matter.
-    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits, bool whole_range);
+    // terms: rows are to have terms.
+    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits, bool whole_range, bool terms);
     static uint32_t stride_for(uint32_t dim, uint32_t bits);
     void encode(const float* row, uint8_t* code) const;
     void decode(const uint8_t* code, float* row) const;
     float squared_length(const uint8_t* code) const;  // of the decoded row less mean
+
+ private:
+    float decoded(const uint8_t* code, uint32_t j) const;  // dimension j less its mean
+    void set_term(const float* row, uint8_t* code) const;
 };
 
-// A query as the kernels want it: distance(row) = coef * dot(codes) + term_coef * term[row], in the order of true distances.
+// A query as the kernels want it: distance(row) = coef * dot(codes) + term_coef * term(row), in the order of true distances.
 struct Query {
     std::vector<int8_t> codes;   // zero-padded to the row's length
     std::vector<float> weights;  // scratch
-    float coef = 0, term_coef = 0;
-    const float* term = nullptr;
-    void prepare(const Quantizer&, Metric, const float* query, const float* term);
+    float coef = 0, term_coef = 0;  // term_coef 0: rows' terms do not count
+    void prepare(const Quantizer&, Metric, const float* query);
 };
 bool all_finite(const float*, size_t);
 void normalise(float*, size_t);  // a zero vector stays zero
@@ -51,12 +65,11 @@ struct View {
     uint32_t degree = 0;
     const uint32_t* pivots = nullptr;
     const uint8_t* pivot_codes = nullptr;
-    const float* pivot_terms = nullptr;
     uint32_t pivot_count = 0;
 
-    void dot(const uint8_t* base, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out) const {
+    void dot(const uint8_t* base, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) const {
         const Kernels& k = kernels();
-        (bits == 4 ? k.dot4 : k.dot8)(base, stride, stride, ids, n, query, out);
+        (bits == 4 ? k.dot4 : k.dot8)(base, stride, stride, ids, n, query, out, terms);
     }
 };
 
@@ -71,13 +84,13 @@ class Pool {
     float limit() const { return size_ < capacity_ ? std::numeric_limits<float>::infinity() : limit_; }  // what comes in must be below
     // Adds candidates (distances below limit()); returns the position of the nearest new one, size() when none was new.
     uint32_t merge(const uint32_t* slots, const float* distances, size_t n);
-    // Marks the nearest unexpanded candidate from position i on and returns its slot; kNoSlot: none. i moves behind it.
-    uint32_t expand(uint32_t& i);
-    uint32_t peek(uint32_t& i) const;  // the same without the mark
+    // Marks the nearest unexpanded candidate from position i on, before `end`, and returns its slot; kNoSlot: none. i moves behind it.
+    uint32_t expand(uint32_t& i, uint32_t end);
+    uint32_t peek(uint32_t& i, uint32_t end) const;  // the same without the mark
 
  private:
     static constexpr uint64_t kExpanded = 1;
-    std::vector<uint64_t> keys_, fresh_;
+    std::vector<uint64_t> keys_;
     uint32_t size_ = 0, capacity_ = 0;
     float limit_ = 0;
 };
@@ -109,18 +122,21 @@ class Visited {
 
 class Beam {
  public:
-    // Leaves the ef nearest slots found in pool.
-    void search(const View&, const Query&, uint32_t ef);
+    // Leaves the nearest slots found in pool, max(ef, keep) of them; the nearest ef are those whose lists were followed.
+    void search(const View&, const Query&, uint32_t ef, uint32_t keep = 0);
     // Compares slots [0, n), or those of `slots`; leaves the ef nearest in pool. pass: only these rows.
     void scan(const View&, const Query&, uint32_t ef, uint64_t n, const uint32_t* slots, const std::function<bool(uint32_t)>& pass);
     Pool pool;
     SearchStats stats;
 
  private:
+    void room(size_t n);                                // of all the arrays below
+    void enter(const View&, const Query&, uint32_t ef);  // the nearest pivots into the pool
     void compare(const View&, const Query&, size_t n);  // found_[0, n) into the pool
     Visited visited_;
     std::vector<uint32_t> found_, kept_;
     std::vector<int32_t> dots_;
+    std::vector<uint16_t> terms_;
     std::vector<float> distances_;
     uint32_t first_new_ = 0;
 };

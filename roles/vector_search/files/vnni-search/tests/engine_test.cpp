@@ -132,6 +132,7 @@ TEST_CASE("every kernel family gives scalar's bits") {
             std::vector<uint32_t> ids(n);
             for (auto& id : ids) id = uint32_t(random.below(rows));
             std::vector<int32_t> expected(n), got(n);
+            std::vector<uint16_t> terms(n + 3), terms_too(n + 3);
             std::vector<uint16_t> halves(rows * bytes);
             std::vector<float> floats(bytes), expected_float(n), got_float(n);
             for (auto& h : halves) h = to_half(float(random.below(2000)) / 100 - 10);
@@ -139,12 +140,14 @@ TEST_CASE("every kernel family gives scalar's bits") {
             const size_t dim = bytes - random.below(20);
             for (const Kernels* k : usable) {
                 CAPTURE(k->name);
-                scalar.dot8(base.data(), bytes, bytes, ids.data(), n, query.data(), expected.data());
-                k->dot8(base.data(), bytes, bytes, ids.data(), n, query.data(), got.data());
+                scalar.dot8(base.data(), bytes, bytes, ids.data(), n, query.data(), expected.data(), terms.data());
+                k->dot8(base.data(), bytes, bytes, ids.data(), n, query.data(), got.data(), terms_too.data());
                 CHECK(got == expected);
+                for (size_t i = 0; i < n; ++i) CHECK(terms[i] == terms_too[i]);
                 if (bytes % 64 == 0) {
-                    scalar.dot4(base.data(), bytes, bytes, ids.data(), n, query.data(), expected.data());
-                    k->dot4(base.data(), bytes, bytes, ids.data(), n, query.data(), got.data());
+                    scalar.dot4(base.data(), bytes, bytes, ids.data(), n, query.data(), expected.data(), nullptr);
+                    k->dot4(base.data(), bytes, bytes, ids.data(), n, query.data(), got.data(), terms_too.data());
+                    for (size_t i = 0; i < n; ++i) CHECK(terms[i] == terms_too[i]);
                     CHECK(got == expected);
                 }
                 for (const auto kernel : {&Kernels::dot16, &Kernels::l2_16}) {
@@ -153,9 +156,9 @@ TEST_CASE("every kernel family gives scalar's bits") {
                     for (size_t i = 0; i < n; ++i) CHECK(got_float[i] == doctest::Approx(expected_float[i]).epsilon(1e-4).scale(double(dim) * 100));
                 }
                 std::vector<uint32_t> kept(n + 16), kept_too(n + 16);
-                std::vector<float> distances(n + 16), distances_too(n + 16), term(rows, 2.5f);
-                const size_t m = scalar.select(ids.data(), expected.data(), n, -0.5f, term.data(), 2, 0, kept.data(), distances.data());
-                CHECK(k->select(ids.data(), expected.data(), n, -0.5f, term.data(), 2, 0, kept_too.data(), distances_too.data()) == m);
+                std::vector<float> distances(n + 16), distances_too(n + 16);
+                const size_t m = scalar.select(ids.data(), expected.data(), terms.data(), n, -0.5f, 0.1f, 0, kept.data(), distances.data());
+                CHECK(k->select(ids.data(), expected.data(), terms.data(), n, -0.5f, 0.1f, 0, kept_too.data(), distances_too.data()) == m);
                 for (size_t i = 0; i < m; ++i) CHECK(kept[i] == kept_too[i]);
             }
         }
