@@ -35,6 +35,11 @@ def digest(lock, files, python):
     return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
+def pth(environment):
+    """Return the text of a .pth file that sets the variables `environment` ({name: value}) which the interpreter's caller did not."""
+    return "import os; " + "; ".join(f"os.environ.setdefault({name!r}, {value!r})" for name, value in sorted(environment.items())) + "\n"
+
+
 def damage(directory, files):
     """Return what is wrong with the finished environment in `directory` in one sentence, or None.
 

@@ -75,8 +75,7 @@ options:
     default: 120
   environment:
     description:
-      - Environment variables that the packages need; set for the proof, and written to C(environment) beside the packages for systemd's
-        C(EnvironmentFile).
+      - Environment variables that the packages need. The environment's own interpreter sets them when it starts, where its caller did not.
     type: dict
     default: {}
   audit:
@@ -201,6 +200,7 @@ wheels:
 
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import re
@@ -291,13 +291,13 @@ class Environments:
         names = [digest] + [f"{digest}.{number}" for number in range(1, 100)]
         return next(path for path in (os.path.join(self.home, name) for name in names) if not os.path.exists(path))
 
-    def prove(self, directory, proof, environment):
+    def prove(self, directory, proof):
         """Return the verdict of the file `proof` run in `directory`, None without a proof. Raises Failed when it does not hold."""
         if not proof:
             return None
         try:
             done = subprocess.run(
-                proof_command(directory, proof, environment),
+                proof_command(directory, proof),
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 timeout=self.want["proof_timeout"],
@@ -324,16 +324,17 @@ class Environments:
             pip("install", os.path.join(directory, "bin", "python"), python, lock, scratch, self.want)
             for name, text in self.want["files"].items():
                 write(os.path.join(directory, "share", "ainode", name), text)
-            write(os.path.join(directory, "environment"), "".join(f"{name}={value}\n" for name, value in sorted(self.want["environment"].items())))
+            for packages in glob.glob(os.path.join(glob.escape(directory), "lib", "python3*", "site-packages")) if self.want["environment"] else []:
+                # Read by the interpreter before anything is imported: https://docs.python.org/3/library/site.html
+                write(os.path.join(packages, "ainode.pth"), venv.pth(self.want["environment"]))
             shutil.rmtree(scratch)
-            verdict = self.prove(directory, self.want["proof"], self.want["environment"])
+            verdict = self.prove(directory, self.want["proof"])
             marker = {
                 "name": self.want["name"],
                 "digest": digest,
                 "python": python["version"],
                 "packages": venv.packages(lock),
                 "files": self.want["files"],
-                "environment": self.want["environment"],
                 "proof": self.want["proof"],
                 "verdict": verdict,
             }
@@ -348,11 +349,9 @@ class Environments:
             raise
 
 
-def proof_command(directory, proof, environment):
-    """Return the command that runs the file `proof` of the environment in `directory` with the variables `environment`."""
-    settings = [f"{name}={value}" for name, value in sorted(environment.items())]
-    program = [os.path.join(directory, "bin", "python"), os.path.join(directory, "share", "ainode", proof)]
-    return (["/usr/bin/env", *settings] if settings else []) + program
+def proof_command(directory, proof):
+    """Return the command that runs the file `proof` of the environment in `directory`."""
+    return [os.path.join(directory, "bin", "python"), os.path.join(directory, "share", "ainode", proof)]
 
 
 def run(command, message):
@@ -436,7 +435,7 @@ def audit_text(environments):
     want = environments.want
     if not want["audit"] or not want["proof"]:
         return None
-    command = proof_command(environments.link("current"), want["proof"], want["environment"])
+    command = proof_command(environments.link("current"), want["proof"])
     row = dict(want["audit"], id=f"framework-{want['name']}", command=command, timeout_s=want["proof_timeout"])
     return json.dumps(row, indent=2, sort_keys=True) + "\n"
 
@@ -473,7 +472,7 @@ def ensure_present(environments, check_mode):
         environments.sweep()
         kept = environments.marker("previous")
         if kept.get("digest") == digest and venv.damage(previous, kept["files"]) is None:
-            result["proof"] = environments.prove(previous, want["proof"], want["environment"])
+            result["proof"] = environments.prove(previous, want["proof"])
             environments.switch(previous)
         else:
             free = shutil.disk_usage(environments.home).free // 2**20
@@ -504,7 +503,7 @@ def ensure_previous(environments, check_mode):
         "diff": difference(current, previous),
     }
     if not check_mode:
-        result["proof"] = environments.prove(environments.directory("previous"), previous["proof"], previous["environment"])
+        result["proof"] = environments.prove(environments.directory("previous"), previous["proof"])
         environments.switch(environments.directory("previous"))
     return result
 
