@@ -20,6 +20,36 @@ LAB = CHECKOUT / "tests/lab/container"
 CATALOGUE = yaml.safe_load((CHECKOUT / "roles/frameworks/vars/main.yml").read_text())["frameworks_catalogue"]
 
 
+# What docs/frameworks.md says of the guide's commands: each program fails when that is not so.
+CLAIMS = {
+    "openvino": [
+        """import importlib.util as u, openvino, nncf
+assert not u.find_spec("openvino.tools.mo") and not u.find_spec("openvino.tools.pot")
+openvino.convert_model, nncf.quantize, nncf.quantize_with_accuracy_control""",
+        """from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+assert any(__cpu_features__[name] for name in __cpu_dispatch__), __cpu_dispatch__""",
+    ],
+    "pytorch": ["import torch, torchao; assert torch.version.cuda is None"],
+    "tensorflow": ["import tensorflow as tf; assert not hasattr(tf, 'Session') and not hasattr(tf, 'ConfigProto'); tf.config.threading"],
+    "neural_compressor": [
+        """import importlib.util as u, neural_compressor
+assert not any(u.find_spec(f"neural_compressor.{gone}") for gone in ("strategy", "adaptor", "mxnet", "onnxrt"))"""
+    ],
+    "neural_compressor_classic": [
+        """from neural_compressor.strategy import STRATEGIES
+assert {"basic", "bayesian", "mse", "mse_v2", "exhaustive", "random"} <= set(STRATEGIES), STRATEGIES"""
+    ],
+    "sklearnex": [
+        """import subprocess, sys
+codes = [subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True).returncode for name in ("sklearnex", "daal4py")]
+assert codes[0] == 0 and codes[1] != 0, codes""",
+        """from sklearnex import patch_sklearn; patch_sklearn(["sklearn.cluster.KMeans"])
+from sklearn.cluster import KMeans; from sklearn.svm import SVC
+assert KMeans.__module__.startswith("sklearnex") and SVC.__module__.startswith("sklearn."), (KMeans, SVC)""",
+    ],
+}
+
+
 def play(directory, role):
     """Write a play of the role `role` into `directory`; return its path."""
     path = directory / "play.yml"
@@ -96,7 +126,7 @@ def test_refused_by_name(debian_12):
 
 
 def lives(node, name):
-    """Install `name` on `node`, find it proven, as large as said, and unchanged by a second run."""
+    """Install `name` on `node`, find it proven, as large as said, all that the docs claim of it true, and unchanged by a second run."""
     begin = time.monotonic()
     status, changed, said = node.apply(frameworks_install=[name])
     assert status == 0, said[-3000:]
@@ -110,6 +140,9 @@ def lives(node, name):
     assert verdict["verdict"] != "fail", verdict
     assert node.paths() == before, "a proof leaves nothing behind"
     assert mebibytes <= CATALOGUE[name]["size_mb"]
+    for program in CLAIMS.get(name, []):
+        done = node.run(f"/opt/ainode/venvs/{name}/current/bin/python", "-W", "ignore", "-c", program)
+        assert done.returncode == 0, done.stderr
     status, changed, said = node.apply(frameworks_install=[name])
     assert (status, changed) == (0, 0), said[-3000:]
 
