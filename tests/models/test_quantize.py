@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -98,3 +102,19 @@ def test_data_that_do_not_fit_the_model(quantize, digits, tmp_path):
     np.savez(tmp_path / "wrong.npz", pixels=np.zeros((3, 8, 8), np.float32), more=np.zeros(3))
     status, _report, said = quantize.model(digits(), validation=str(tmp_path / "wrong.npz"))
     assert status == 2 and "holds the arrays more, pixels; the model's inputs are image" in said
+
+
+@pytest.mark.parametrize("strategy", ["basic", "bayesian", "mse", "mse_v2", "exhaustive", "random"])
+def test_neural_compressor_tunes_with_a_strategy(request, quantize, digits, python, tmp_path, strategy):
+    if not request.config.getoption("--all-models"):
+        pytest.skip("0.8 GB of packages: give --all-models")
+    program, weights, source = Path(__file__).with_name("digits_onnx.py"), tmp_path / "weights.npz", tmp_path / "digits.onnx"
+    subprocess.run([python("quantize"), program, "weights", digits() / "digits.xml", weights], check=True)
+    subprocess.run([python("neural_compressor"), program, "model", weights, source], check=True)
+    status, report, said = quantize.model(
+        digits(), source=str(source), method="neural_compressor", strategy=strategy, max_trials=5,
+        env={**os.environ, "AINODE_NEURAL_COMPRESSOR": str(python("neural_compressor"))},
+    )  # fmt: skip
+    assert status == 0, said
+    assert report["value"]["fp32"] > 0.97 and report["refused"] is None
+    assert len(report["layers_in_fp32"]) < 3, "nothing computes in INT8"

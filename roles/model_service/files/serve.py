@@ -347,7 +347,7 @@ def main():
     parser.add_argument("--repository", metavar="DIRECTORY", required=True, help="the directory with a directory for each model")
     parser.add_argument("--address", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8600, help="for REST (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=8700, help="for gRPC (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=int, help="for gRPC (default: 100 more than for REST)")
     parser.add_argument("--threads", type=int, help="threads for inference; default: what OpenVINO finds")
     parser.add_argument("--hint", choices=["latency", "throughput"], default="latency", help="all threads for one request, or several requests at a time")
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of the layers that are not INT8 (default: %(default)s)")
@@ -355,6 +355,7 @@ def main():
     parser.add_argument("--drain", metavar="SECONDS", type=float, default=3, help="not ready for so long before it stops (default: %(default)s)")
     parser.add_argument("--keep-alive", metavar="SECONDS", type=int, default=75, help="how long an idle connection is kept (default: %(default)s)")
     options = parser.parse_args()
+    options.grpc_port = options.grpc_port or options.port + 100
     # kserve writes two lines a request.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("kserve").setLevel(logging.ERROR)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Quantize one trained model to INT8, once, and say whether it kept its accuracy.
 
-    quantize.py [--look] --artefacts DIRECTORY SPECIFICATION.json
+    quantize.py [--look] [--log FILE] --artefacts DIRECTORY SPECIFICATION.json
 
 The specification is one entry of the role's `model_service_models`, as JSON. What is made lies in DIRECTORY/DIGEST: `fp32/` and `int8/` with
 model.xml and model.bin (OpenVINO IR), and report.json. The digest names everything that the artefact depends on: the model, the calibration and
@@ -25,6 +25,7 @@ validation file may hold `labels`. Metrics, the higher the better:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -64,8 +65,12 @@ class Unusable(Exception):
 
 
 def say(text):
-    """Tell who waits."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    """Tell who waits, on stderr and in the file of --log."""
+    line = f"{time.strftime('%H:%M:%S')} {text}"
+    print(line, file=sys.stderr, flush=True)
+    if "AINODE_QUANTIZE_LOG" in os.environ:
+        with open(os.environ["AINODE_QUANTIZE_LOG"], "a", encoding="utf-8") as log:
+            log.write(line + "\n")
 
 
 # --- the specification ------------------------------------------------------------------------------------------------
@@ -430,9 +435,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--look", action="store_true", help="make nothing, only say what is there")
     parser.add_argument("--artefacts", metavar="DIRECTORY", required=True, help="where artefacts lie")
+    parser.add_argument("--log", metavar="FILE", help="write progress to a file too")
     parser.add_argument("specification", metavar="SPECIFICATION.json", help="a file, or the JSON text itself")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    if options.log:
+        # In the environment, for the programs that are started here.
+        os.environ["AINODE_QUANTIZE_LOG"] = options.log
     try:
         text = options.specification
         if not text.lstrip().startswith("{"):
@@ -442,25 +451,41 @@ def main():
         made_of = inputs_of(want)
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
         directory = os.path.join(options.artefacts, digest)
-        built = not os.path.exists(os.path.join(directory, "report.json"))
-        report = {"name": want["name"]}
+        built = not whole(directory)
+        report = {}
         if built and not options.look:
-            build(want, made_of, directory)
+            # NNCF draws its progress on stdout.
+            with contextlib.redirect_stdout(sys.stderr):
+                build(want, made_of, directory)
         if not (built and options.look):
             with open(os.path.join(directory, "report.json"), encoding="utf-8") as stream:
                 report = json.load(stream)
-        print(json.dumps({**report, "name": want["name"], "digest": digest, "directory": directory, "built": built, "refused": refusal(report, want)}))
+        told = {"name": want["name"], "method": want["method"], "max_drop": want["max_drop"], "digest": digest, "directory": directory, "built": built}
+        print(json.dumps({**report, **told, "refused": refusal(report, want)}))
     except (Unusable, OSError) as error:
         print(f"quantize.py: {error}", file=sys.stderr)
         sys.exit(2)
 
 
+def whole(directory):
+    """Return whether an artefact is there, and all of its files are as they were when it was made."""
+    try:
+        with open(os.path.join(directory, "report.json"), encoding="utf-8") as stream:
+            digests = json.load(stream)["sha256"]
+        return all(file_digest(os.path.join(directory, name)) == digest for name, digest in digests.items())
+    except (OSError, ValueError, KeyError, Unusable):
+        return False
+
+
 def build(want, made_of, directory):
     """Make the artefact beside `directory` and give it its name when it is whole."""
     os.makedirs(os.path.dirname(directory), exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
     scratch = tempfile.mkdtemp(prefix=os.path.basename(directory) + ".", dir=os.path.dirname(directory))
     try:
         report = make(want, made_of, scratch)
+        kinds = sorted(report["size_bytes"])
+        report["sha256"] = {f"{kind}/model.xml": file_digest(os.path.join(scratch, kind, "model.xml")) for kind in kinds}
         with open(os.path.join(scratch, "report.json"), "w", encoding="utf-8") as stream:
             json.dump(report, stream, indent=2)
         os.chmod(scratch, 0o755)
