@@ -137,7 +137,8 @@ def lives(node, name):
     verdict = json.loads(done.stdout.splitlines()[-1])
     mebibytes = int(node.run("du", "-sm", f"/opt/ainode/venvs/{name}").stdout.split()[0])
     print(f"{name}: {seconds:.0f} s, {mebibytes} MiB, {verdict}")
-    assert verdict["verdict"] != "fail", verdict
+    path = re.search(r"avx512_vnni|avx_vnni|amx_int8", Path("/proc/cpuinfo").read_text())
+    assert verdict["verdict"] in (("pass",) if path else ("pass", "not_applicable")), verdict
     assert node.paths() == before, "a proof leaves nothing behind"
     assert mebibytes <= CATALOGUE[name]["size_mb"]
     for program in CLAIMS.get(name, []):
@@ -237,6 +238,10 @@ def test_openvino_goes(with_openvino):
 def test_every_other_framework_too(request, debian_12, name):
     if not request.config.getoption("--all-frameworks"):
         pytest.skip("gigabytes of packages: give --all-frameworks")
+    if name == "neural_compressor":
+        # torch.compile makes its INT8 kernels; without a compiler the proof's verdict is an advice.
+        done = debian_12.run("sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends g++")
+        assert done.returncode == 0, done.stderr
     before = debian_12.paths()
     lives(debian_12, name)
     dies(debian_12, name)

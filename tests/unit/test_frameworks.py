@@ -60,7 +60,8 @@ def environment(tmp_path):
     (tmp_path / "bin").mkdir()
     os.symlink(sys.executable, tmp_path / "bin/python")
     (tmp_path / "bin/thing").write_text("#!")
-    (packages / "thing-1.0.dist-info/RECORD").write_text("thing.py,sha256=x,6\n../../../bin/thing,,2\nthing-1.0.dist-info/RECORD,,\n")
+    record = "thing.py,sha256=x,6\n__pycache__/thing.cpython-311.pyc,sha256=x,99\n../../../bin/thing,,2\nthing-1.0.dist-info/RECORD,,\n"
+    (packages / "thing-1.0.dist-info/RECORD").write_text(record)
     (tmp_path / "share/ainode").mkdir(parents=True)
     (tmp_path / "share/ainode/proof.py").write_text("proof")
     return tmp_path
