@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "cli.hpp"
@@ -82,6 +83,8 @@ constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.
 constexpr size_t kBucketCount = std::size(kBuckets) + 1;
 const std::string kDraining = "the server is draining";
 
+using Replicas = std::vector<std::shared_ptr<const Index>>;  // copies of one index, in the order of Service::nodes_
+
 /// What belongs to one worker: its searcher, and counters that no other thread writes.
 struct alignas(64) WorkerState {
     std::shared_ptr<const Index> index;
@@ -109,8 +112,13 @@ class Service {
     explicit Service(const Options& o)
         : options_(o),
           states_(o.cpus.size()),
+          nodes_(o.replicas ? nodes_of(o.cpus) : std::vector<int>{o.open.numa_node}),
+          replica_of_(replicas_of(o.cpus, nodes_)),
           server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (o.cpus.size() + 7) / 8), encode_error),
-          pool_(o.cpus, o.queue, [this](size_t worker) { states_[worker].refresh(index()); }) {}
+          pool_(o.cpus, o.queue, [this](size_t worker) {
+              const auto current = replicas();
+              states_[worker].refresh(current ? (*current)[replica_of_[worker]] : nullptr);
+          }) {}
 
     int run();
 
@@ -119,8 +127,8 @@ class Service {
     const Options options_;
 
     mutable std::mutex mutex_;
-    std::shared_ptr<const Index> index_;
-    std::shared_ptr<LiveIndex> live_;                                   // whose view index_ is, when it takes writes
+    std::shared_ptr<const Replicas> replicas_;                          // the index in service, if there is one
+    std::shared_ptr<LiveIndex> live_;                                   // whose view it is, when it takes writes
     std::string path_ = options_.index, file_;                          // as it was named, and the file that the name stood for
     std::string not_ready_ = "the index is being opened and verified";  // why there is no index
     bool stopping_ = false;
@@ -128,18 +136,35 @@ class Service {
     std::atomic<bool> opening_{false};
 
     std::vector<WorkerState> states_;
+    const std::vector<int> nodes_;          // where a copy of the index lies; -1: wherever
+    const std::vector<size_t> replica_of_;  // which copy a worker searches: the one on its node
     http::Server server_;
     WorkerPool pool_;
     Errands changes_, upkeep_;
 
-    std::shared_ptr<const Index> index() const {
+    static std::vector<int> nodes_of(const std::vector<int>& cpus) {
+        std::set<int> nodes;
+        for (const int cpu : cpus) nodes.insert(node_of(cpu));
+        return {nodes.begin(), nodes.end()};
+    }
+    static std::vector<size_t> replicas_of(const std::vector<int>& cpus, const std::vector<int>& nodes) {
+        std::vector<size_t> result;
+        for (const int cpu : cpus) result.push_back(nodes.size() == 1 ? 0 : std::lower_bound(nodes.begin(), nodes.end(), node_of(cpu)) - nodes.begin());
+        return result;
+    }
+    std::shared_ptr<const Replicas> replicas() const {
         std::lock_guard lock(mutex_);
-        return index_;
+        return replicas_;
+    }
+    /// Any of the copies, for what they have in common; nothing when there is none.
+    std::shared_ptr<const Index> index() const {
+        const auto current = replicas();
+        return current ? current->front() : nullptr;
     }
     /// Empty when ready, else the reason.
     std::string not_ready() const {
         std::lock_guard lock(mutex_);
-        return stopping_ ? kDraining : index_ ? "" : not_ready_;
+        return stopping_ ? kDraining : replicas_ ? "" : not_ready_;
     }
 
     std::string open(std::string path);
@@ -165,8 +190,8 @@ http::Response busy(const std::string& message) {
 /// A request on its way through the workers. Holds the index that it was checked against, so that a swap cannot come
 /// between its parsing and its search.
 struct SearchJob : Job {
-    SearchJob(Service& service, http::Request request, http::Reply reply, std::shared_ptr<const Index> index)
-        : service(service), request(std::move(request)), reply(std::move(reply)), index(std::move(index)) {}
+    SearchJob(Service& service, http::Request request, http::Reply reply, std::shared_ptr<const Replicas> replicas)
+        : service(service), request(std::move(request)), reply(std::move(reply)), replicas(std::move(replicas)), index(this->replicas->front().get()) {}
 
     size_t prepare() override {
         try {
@@ -189,7 +214,7 @@ struct SearchJob : Job {
     void run(size_t worker, size_t begin, size_t end) override {
         auto& state = service.states_[worker];
         try {
-            state.use(index);
+            state.use((*replicas)[service.replica_of_[worker]]);
             uint64_t compared = 0, hops = 0, refined = 0;
             for (size_t i = begin; i < end; ++i) {
                 int64_t* row_ids = ids.data() + i * infer.k;
@@ -243,7 +268,8 @@ struct SearchJob : Job {
     Service& service;
     http::Request request;
     const http::Reply reply;
-    const std::shared_ptr<const Index> index;
+    const std::shared_ptr<const Replicas> replicas;
+    const Index* const index;  // the first of them
     const Clock::time_point received = Clock::now();
     InferRequest infer;
     SearchOptions options;
@@ -254,10 +280,10 @@ struct SearchJob : Job {
 };
 
 void Service::infer(http::Request request, http::Reply reply) {
-    const auto current = index();
+    const auto current = replicas();
     if (!current) return reply(error_response(503, not_ready()));
     // What it will cost is known before it is parsed, from its size; the queue's bound is in queries.
-    const size_t cost = std::max<size_t>(1, request.body.size() / (sizeof(float) * current->dim()));
+    const size_t cost = std::max<size_t>(1, request.body.size() / (sizeof(float) * current->front()->dim()));
     auto job = std::make_shared<SearchJob>(*this, std::move(request), reply, current);
     if (pool_.submit(std::move(job), cost)) return;
     ++rejected_;
@@ -393,7 +419,7 @@ std::string Service::open(const std::string path) {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (reload) notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
-    std::shared_ptr<const Index> opened;
+    Replicas opened;
     std::shared_ptr<LiveIndex> live;
     std::string error, file = path;
     opening_ = true;
@@ -403,9 +429,12 @@ std::string Service::open(const std::string path) {
             if (live_ && file == file_) throw Error(file + " is being written to; swap to another file");
             live = std::make_shared<LiveIndex>(file, file + ".log",
                                                LiveOptions{.open = options_.open, .sync = *options_.writes, .capacity = options_.capacity});
-            opened = live->view();
-        } else {
-            opened = Index::open(path, options_.open);
+            opened.push_back(live->view());
+        }
+        for (OpenOptions how = options_.open; opened.size() < nodes_.size();) {
+            how.numa_node = nodes_[opened.size()];
+            opened.push_back(Index::open(path, how));
+            if (opened.back()->version() != opened.front()->version()) throw Error(path + " changed while it was opened");
         }
     } catch (const std::exception& e) {
         error = e.what();
@@ -413,17 +442,17 @@ std::string Service::open(const std::string path) {
     opening_ = false;
     {
         std::lock_guard lock(mutex_);
-        if (opened)
-            index_ = opened, live_ = live, path_ = path, file_ = file;
+        if (error.empty())
+            replicas_ = std::make_shared<const Replicas>(opened), live_ = live, path_ = path, file_ = file;
         else if (!reload)
             not_ready_ = error;
     }
-    if (opened) {
+    if (error.empty()) {
         ++swaps_;
         pool_.wake_all();  // idle workers let go of the old index
         const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
         log("info", "serving",
-            {{"index", path}, {"version", opened->version()}, {"rows", opened->size()}, {"dim", opened->dim()}, {"seconds", seconds}});
+            {{"index", path}, {"version", opened[0]->version()}, {"rows", opened[0]->size()}, {"dim", opened[0]->dim()}, {"seconds", seconds}});
         notify_systemd("READY=1\nSTATUS=serving " + path);
     } else {
         ++failed_swaps_;
@@ -446,7 +475,8 @@ http::Response Service::status() const {
                          {"dim", current->dim()},
                          {"metric", name(current->metric())},
                          {"mode", name(options_.open.mode)},
-                         {"memory_bytes", current->memory_bytes()}};
+                         {"replicas", nodes_.size()},
+                         {"memory_bytes", current->memory_bytes() * nodes_.size()}};
     return json_response(body.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
@@ -506,7 +536,8 @@ std::string Service::metrics() const {
          << usage.ru_majflt << "\n";
     if (current) {
         one("index_rows", "gauge", "Rows that a search can return", current->size());
-        one("index_memory_bytes", "gauge", "Bytes of the index's sections", current->memory_bytes());
+        one("index_replicas", "gauge", "Copies of the index in memory", nodes_.size());
+        one("index_memory_bytes", "gauge", "Bytes of all copies' sections", current->memory_bytes() * nodes_.size());
         family("index_info", "gauge", "The index in service");
         text << "vnni_search_index_info{model=\"" << options_.name << "\",version=\"" << current->version() << "\",metric=\""
              << name(current->metric()) << "\",dim=\"" << current->dim() << "\",mode=\"" << name(options_.open.mode) << "\"} 1\n";

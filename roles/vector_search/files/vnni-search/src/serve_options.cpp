@@ -11,7 +11,6 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
-#include <set>
 #include <sstream>
 
 #include "serve_pool.hpp"
@@ -73,6 +72,11 @@ std::vector<Option> option_table(Options& o, size_t& workers) {
          [&](auto& v) { o.open.mode = mode_from(v); }},
         {"numa-node", "N", "where the index's memory is placed; -1: where the process runs [-1]",
          [&](auto& v) { o.open.numa_node = number(v, -1, 1023); }},
+        {"replicas", "WHERE", "one copy of the index, or one on each NUMA node of the workers (numa), searched by the workers there [one]",
+         [&](auto& v) {
+             if (v != "one" && v != "numa") throw UsageError("\"" + v + "\" is neither one nor numa");
+             o.replicas = v == "numa";
+         }},
         {"name", "NAME", "the model's name in /v2/models/NAME [search]",
          [&](auto& v) {
              if (v.empty() || v.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != v.npos)
@@ -130,8 +134,7 @@ std::string help(const std::vector<Option>& table) {
         const std::string left = "  --" + std::string(option.name) + " " + option.value;
         text << left << std::string(left.size() < 29 ? 29 - left.size() : 1, ' ') << option.help << "\n";
     }
-    text << "  --config FILE              lines of \"option = value\", # for comments; options on the command line win\n"
-            "  --help                     this text\n";
+    text << "  --help                     this text\n";
     return text.str();
 }
 
@@ -147,55 +150,27 @@ void set_option(const std::vector<Option>& table, const std::string& name, const
     throw UsageError("there is no option --" + name);
 }
 
-std::string trim(const std::string& text) {
-    const auto first = text.find_first_not_of(" \t\r"), last = text.find_last_not_of(" \t\r");
-    return first == text.npos ? "" : text.substr(first, last - first + 1);
-}
-
-void read_config(const std::string& path, const std::vector<Option>& table, const std::set<std::string>& given) {
-    std::ifstream file(path);
-    if (!file) throw UsageError("--config: cannot read " + path);
-    std::string line;
-    for (int at = 1; std::getline(file, line); ++at) {
-        line = trim(line);
-        if (line.empty() || line[0] == '#') continue;
-        const auto equals = line.find('=');
-        if (equals == line.npos) throw UsageError(path + ":" + std::to_string(at) + ": not of the form option = value");
-        const std::string name = trim(line.substr(0, equals));
-        try {
-            if (!given.contains(name)) set_option(table, name, trim(line.substr(equals + 1)));
-        } catch (const UsageError& e) {
-            throw UsageError(path + ":" + std::to_string(at) + ": " + e.what());
-        }
-    }
-}
-
 }  // namespace
 
 std::optional<Options> parse_options(int argc, char** argv) {
     Options o;
     size_t workers = SIZE_MAX;
     const auto table = option_table(o, workers);
-    std::vector<std::pair<std::string, std::string>> given;
     for (int i = 0; i < argc; ++i) {
         std::string name = argv[i];
         if (name == "--help" || name == "-h") return std::cout << help(table), std::nullopt;
         if (!name.starts_with("--")) throw UsageError("unexpected argument \"" + name + "\"");
         const auto equals = name.find('=');
         if (equals == name.npos && i + 1 == argc) throw UsageError(name + " needs a value");
-        given.emplace_back(name.substr(2, equals == name.npos ? equals : equals - 2), equals == name.npos ? argv[++i] : name.substr(equals + 1));
+        set_option(table, name.substr(2, equals == name.npos ? equals : equals - 2), equals == name.npos ? argv[++i] : name.substr(equals + 1));
     }
-    std::set<std::string> names;
-    for (const auto& [name, value] : given) names.insert(name);
-    for (const auto& [name, value] : given)
-        if (name == "config") read_config(value, table, names);
-    for (const auto& [name, value] : given)
-        if (name != "config") set_option(table, name, value);
     if (o.index.empty()) throw UsageError("--index is missing");
     if (o.defaults.ef && o.defaults.recall_target > 0) throw UsageError("give --ef or --recall-target, not both");
     if (!o.admin.empty() && o.admin_key.empty() && !is_local(o.admin))
         throw UsageError("--admin " + o.admin + " is reachable from other hosts: give --admin-key-file, or a loopback or unix: address");
     if (o.writes && o.admin.empty()) throw UsageError("--writes needs --admin, where they are taken");
+    if (o.replicas && (o.writes || o.open.mode == Mode::mmap || o.open.numa_node >= 0))
+        throw UsageError("--replicas numa copies the index: it excludes --writes, --mode mmap and --numa-node");
     if (o.listen.empty()) o.listen.push_back("127.0.0.1:8000");
     o.cpus = worker_cpus(o.cpus, workers);
     return o;

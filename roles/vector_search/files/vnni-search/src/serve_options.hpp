@@ -1,7 +1,7 @@
 // Copyright (c) 2026, The ainode.cpu authors
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// The options of `vnni-search serve`, from the command line and a file.
+// The options of `vnni-search serve`.
 #pragma once
 
 #include <chrono>
@@ -22,6 +22,7 @@ struct Options {
     std::vector<int> cpus;           // one worker each
     std::string api_key, admin_key;  // empty: none is asked for
     OpenOptions open;
+    bool replicas = false;                       // a copy of the index on each NUMA node of the workers
     std::optional<Sync> writes;                  // none: the index is only read
     uint64_t capacity = LiveOptions().capacity;  // rows, with writes
     Defaults defaults;
@@ -32,7 +33,7 @@ struct Options {
     std::chrono::milliseconds drain_delay{0}, drain_timeout{30'000};
 };
 
-/// A mistake on the command line or in the configuration file: exit status 2.
+/// A mistake on the command line: exit status 2.
 struct UsageError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

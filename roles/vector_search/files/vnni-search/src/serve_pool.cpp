@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <stdexcept>
@@ -187,6 +188,14 @@ std::vector<int> allowed_cpus() {
     for (int cpu = 0; cpu < kMaxCpu; ++cpu)
         if (CPU_ISSET_S(static_cast<size_t>(cpu), bytes, set.get())) cpus.push_back(cpu);
     return cpus;
+}
+
+int node_of(int cpu, const std::string& sysfs) {
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(sysfs + "/devices/system/cpu/cpu" + std::to_string(cpu), none))
+        if (const std::string name = entry.path().filename(); name.starts_with("node") && name.find_first_not_of("0123456789", 4) == name.npos)
+            return std::atoi(name.c_str() + 4);
+    return 0;
 }
 
 std::vector<int> one_per_core(const std::vector<int>& cpus, const std::string& sysfs) {

@@ -87,6 +87,8 @@ class Errands {
 std::vector<int> parse_cpulist(const std::string& text);
 /// The CPUs this process may run on.
 std::vector<int> allowed_cpus();
+/// The NUMA node of a CPU, by `sysfs`/devices/system/cpu; 0 where the kernel knows of none.
+int node_of(int cpu, const std::string& sysfs = "/sys");
 /// The first of `cpus` on each physical core, by `sysfs`/devices/system/cpu; all of them where the topology is not told.
 std::vector<int> one_per_core(const std::vector<int>& cpus, const std::string& sysfs = "/sys");
 

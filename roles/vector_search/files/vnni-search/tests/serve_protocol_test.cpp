@@ -303,6 +303,10 @@ TEST_CASE("cpulists and cores") {
     CHECK(one_per_core({0, 1, 2, 3}, root) == std::vector<int>{0, 1});
     CHECK(one_per_core({2, 1}, root) == std::vector<int>{2, 1});
     CHECK(one_per_core({7, 8}, root) == std::vector<int>{7, 8});  // topology not told
+    std::filesystem::create_directories(root / "devices/system/cpu/cpu3/node12");
+    CHECK(node_of(3, root) == 12);
+    CHECK(node_of(2, root) == 0);
+    CHECK(node_of(7, root) == 0);
     std::filesystem::remove_all(root);
 }
 

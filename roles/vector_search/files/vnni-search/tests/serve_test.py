@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -816,6 +817,17 @@ def test_a_cpu_without_vnni_gives_the_same_answers(folder, items, queries):
             assert (ids == want[0]).mean() > 0.99 and np.allclose(distances, want[1], 1e-3)
 
 
+def test_replicas_lie_on_the_nodes_of_the_workers(items, others, queries):
+    with Server(items[0], "--replicas", "numa") as server:
+        nodes = {int(p.name[4:]) for cpu in os.sched_getaffinity(0) for p in Path(f"/sys/devices/system/cpu/cpu{cpu}").glob("node[0-9]*")} or {0}
+        assert server.metric("index_replicas") == len(nodes)
+        policies = {int(node) for node in re.findall(r" bind:(\d+) ", Path(f"/proc/{server.process.pid}/numa_maps").read_text())}
+        assert policies == nodes
+        assert right(*from_json(server.ask("POST", INFER, as_json(queries, ef=400))[1]), items[1], queries)
+        assert server.admin("POST", "/admin/swap", {"path": str(others[0])})[1]["index"]["replicas"] == len(nodes)
+        assert right(*from_json(server.ask("POST", INFER, as_json(queries, ef=400))[1]), others[1], queries)
+
+
 def test_the_program_needs_nothing_of_its_host(tmp_path, items, queries):
     """In a root directory that holds the program and an index alone: no libc, of whatever age."""
     if os.geteuid():
@@ -836,7 +848,7 @@ def run(*options: str) -> subprocess.CompletedProcess:
 def test_help_names_every_option():
     out = run("--help")
     assert out.returncode == 0
-    for option in ("index", "listen", "admin", "cpus", "workers", "queue", "recall-target", "max-body", "api-key-file", "drain-timeout", "config"):
+    for option in ("index", "listen", "admin", "cpus", "workers", "queue", "recall-target", "max-body", "api-key-file", "drain-timeout", "replicas"):
         assert f"--{option} " in out.stdout
 
 
@@ -857,7 +869,8 @@ def test_help_names_every_option():
         (["--index", "x", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "--admin-key-file"),
         (["--index", "x", "--writes", "sometimes", "--admin", "unix:/tmp/x"], "sometimes"),
         (["--index", "x", "--writes", "always"], "--admin"),
-        (["--index", "x", "--config", "/nonexistent"], "/nonexistent"),
+        (["--index", "x", "--replicas", "two"], '"two"'),
+        (["--index", "x", "--replicas", "numa", "--mode", "mmap"], "--mode mmap"),
     ],
 )
 def test_wrong_options(options, says):
@@ -869,14 +882,3 @@ def test_wrong_options(options, says):
 def test_wrong_addresses(address):
     out = run("--index", "x", "--listen", address)
     assert out.returncode == 1 and address in json.loads(out.stderr)["message"]
-
-
-def test_config_file(folder, items):
-    config = folder / "search.conf"
-    config.write_text(f"# a comment\nindex = {items[0]}\n\nname = words\nk=3\n")
-    with Server(items[0], "--config", str(config), "--k", "4") as server:
-        ids, _dummy = from_json(server.ask("POST", "/v2/models/words/infer", as_json(items[1][:2]))[1])
-        assert ids.shape == (2, 4)  # the command line wins
-    config.write_text("k = 3\nqueue = none\n")
-    out = run("--config", str(config))
-    assert out.returncode == 2 and f"{config}:2" in out.stderr and '"none"' in out.stderr
