@@ -7,6 +7,7 @@ client.py load STOP                     ask without pause until the file STOP is
 client.py damage FILE OUT               copy an index with one bit turned
 client.py find FIRST                    the ids of the rows nearest to the vectors FIRST, FIRST + 1, ... FIRST + 7
 client.py upsert SOCKET FIRST           insert the vectors FIRST ... FIRST + 7, each with its number as id, at the administrator's socket
+client.py snapshot SOCKET               have the index written anew
 """
 
 import array
@@ -78,19 +79,24 @@ def load(stop):
     print(json.dumps({"answers": sum(answers), "failures": failures[:5], "orders": list(orders.values())}))
 
 
-def upsert(path, first):
-    """Insert eight vectors."""
+def administer(path, operation, body=None):
+    """Ask the administrator's listener for something."""
     connection = http.client.HTTPConnection("localhost", timeout=20)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(path)
+    connection.request("POST", f"/admin/{operation}", body and json.dumps(body))
+    response = connection.getresponse()
+    print(response.status, response.read().decode())
+    sys.exit(response.status != 200)
+
+
+def upsert(path, first):
+    """Insert eight vectors."""
     inputs = [
         {"name": "ids", "datatype": "INT64", "shape": [BATCH], "data": list(range(first, first + BATCH))},
         {"name": "vectors", "datatype": "FP32", "shape": [BATCH, DIM], "data": [x for n in range(first, first + BATCH) for x in vector(n)]},
     ]
-    connection.request("POST", "/admin/upsert", json.dumps({"inputs": inputs}))
-    response = connection.getresponse()
-    print(response.status, response.read().decode())
-    sys.exit(response.status != 200)
+    administer(path, "upsert", {"inputs": inputs})
 
 
 def main():
@@ -112,6 +118,8 @@ def main():
         print(json.dumps(infer(http.client.HTTPConnection("127.0.0.1", PORT, timeout=20), range(int(words[0]), int(words[0]) + BATCH))[0]))
     elif action == "upsert":
         upsert(words[0], int(words[1]))
+    elif action == "snapshot":
+        administer(words[0], action)
     else:
         sys.exit(__doc__)
 
