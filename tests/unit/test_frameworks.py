@@ -325,5 +325,5 @@ def test_results_of_a_run_replace_those_of_the_last(step, tmp_path, capsys):
     assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 1
     measure.main(["summary", str(tmp_path), json.dumps([{"what": "s : t", "of": "s", "to": "t", "by": "p50_ms"}])])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["table"][:2] == ["s: 20.0 a second  7.0 ms p50  9.0 ms p99  2.00 ms of processor time each", "s : t: not measured (not measured)"]
+    assert printed["table"][:2] == ["s: 20.0 a second  7.0 ms p50  9.0 ms p99  2.000 ms of processor time each", "s : t: not measured (not measured)"]
     assert json.loads((tmp_path / "results.json").read_text()) == printed

@@ -25,7 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # What of a step's result people are shown: key, digits, unit.
-FIGURES = (("per_second", 1, "a second"), ("p50_ms", 1, "ms p50"), ("p99_ms", 1, "ms p99"), ("cpu_ms", 2, "ms of processor time each"))
+FIGURES = (("per_second", 1, "a second"), ("p50_ms", 1, "ms p50"), ("p99_ms", 1, "ms p99"), ("cpu_ms", 3, "ms of processor time each"))
 # Which of two rounds' figures is taken.
 BEST = {"per_second": max, "p50_ms": min, "p99_ms": min, "cpu_ms": min, "others_percent": max}
 # From here on the table warns: the figures are not those of a quiet node.
