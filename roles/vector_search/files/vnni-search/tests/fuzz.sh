@@ -18,5 +18,6 @@ mkdir -p corpus/load corpus/serve
 for seed in 1 2 3 4; do
     [ -e corpus/load/seed-$seed ] || yes "seed $seed" | head -c $((600 * seed)) >corpus/load/seed-$seed
 done
-./load_fuzz -runs="$runs" -max_len=4096 -len_control=0 -print_final_stats=1 corpus/load
-./serve_fuzz -runs="$runs" -max_len=2048 -dict="$source/tests/serve_fuzz.dict" -print_final_stats=1 corpus/serve "$source/tests/serve_corpus"
+export ASAN_OPTIONS=malloc_context_size=1:quarantine_size_mb=16  # allocations are most of what these do
+./load_fuzz -runs="$runs" -max_len=4096 -len_control=0 -reduce_inputs=0 -print_final_stats=1 corpus/load
+./serve_fuzz -runs="$runs" -max_len=512 -dict="$source/tests/serve_fuzz.dict" -reduce_inputs=0 -print_final_stats=1 corpus/serve "$source/tests/serve_corpus"

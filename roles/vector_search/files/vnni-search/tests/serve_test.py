@@ -38,7 +38,7 @@ def build_index(folder: Path, name: str, rows: int, seed: int) -> tuple[Path, np
     np.save(folder / f"{name}.npy", vectors)
     out = folder / f"{name}.vnni"
     command = [BINARY, "build", "--input", str(folder / f"{name}.npy"), "--output", str(out), "--metric", "l2", "--threads", "2"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=900)
     return out, vectors
 
 
