@@ -50,10 +50,14 @@ def best_seconds(operation, seconds=0.5):
 
 
 def main(function):
-    """Call `function` in a current and a home directory that go with it: packages write to both (.keras, nc_workspace), and a proof leaves nothing."""
+    """Call `function` with a current, home and temporary directory of its own: packages write to all of them (nc_workspace, .keras, __autograph*).
+
+    A proof leaves nothing behind.
+    """
     sys.argv[0] = os.path.abspath(sys.argv[0])
     with tempfile.TemporaryDirectory() as directory:
-        os.environ["HOME"] = directory
+        os.environ.update(HOME=directory, TMPDIR=directory)
+        tempfile.tempdir = directory
         os.chdir(directory)
         function()
 
