@@ -135,7 +135,8 @@ class Server:
 
     def __exit__(self, kind, *_dummy) -> None:
         if kind is None:
-            self.stop() if self.process.returncode is None else None
+            self.stop() if self.process.returncode is None else self.reader.join(5)
+            assert not any("Sanitizer" in str(line) for line in self.log), self.log  # of a server that was killed soon after, too
         else:
             self.process.kill()
             self.process.wait()
