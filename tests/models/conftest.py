@@ -20,6 +20,8 @@ BUILD = CHECKOUT / "build/models"
 LOCKS = {
     "quantize": CHECKOUT / "roles/frameworks/files/locks/openvino-{tag}.txt",
     "server": ROLE / "files/locks/server-{tag}.txt",
+    "efficientnet": CHECKOUT / "tests/models/locks/efficientnet-{tag}.txt",
+    "minilm": CHECKOUT / "tests/models/locks/minilm-{tag}.txt",
     "neural_compressor": CHECKOUT / "roles/frameworks/files/locks/neural_compressor_classic-{tag}.txt",
 }
 

@@ -118,3 +118,38 @@ def test_neural_compressor_tunes_with_a_strategy(request, quantize, digits, pyth
     assert status == 0, said
     assert report["value"]["fp32"] > 0.97 and report["refused"] is None
     assert len(report["layers_in_fp32"]) < 3, "nothing computes in INT8"
+
+
+def test_minilm_keeps_its_embeddings(request, quantize, python, tmp_path):
+    if not request.config.getoption("--all-models"):
+        pytest.skip("a model of 90 MB: give --all-models")
+    interpreter = python("minilm")
+    package = subprocess.run([interpreter, "-c", "import all_minilm_l6_v2 as m; print(m.get_model_zip_path())"], check=True, capture_output=True, text=True)
+    texts = subprocess.run(["apt-cache", "search", "."], check=True, capture_output=True, text=True).stdout
+    if texts.count("\n") < 500:
+        pytest.skip("the texts are package descriptions, and apt has no lists here: run apt-get update")
+    (tmp_path / "texts.txt").write_text(texts)
+    subprocess.run([interpreter, Path(__file__).with_name("minilm.py"), package.stdout.strip(), tmp_path / "texts.txt", tmp_path], check=True)
+    files = {"source": tmp_path / "minilm.xml", "calibration": tmp_path / "calibration.npz", "validation": tmp_path / "validation.npz"}
+    options = {"metric": "cosine", "model_type": "transformer", "samples": 100, "max_drop": 0.02}
+    status, report, said = quantize(name="minilm", **{key: str(value) for key, value in files.items()}, **options)
+    assert status == 0, said
+    assert report["refused"] is None
+    assert report["speedup"] > 1.5 and report["size_bytes"]["int8"] < 0.4 * report["size_bytes"]["fp32"]
+
+
+def test_efficientnet_from_pytorch_and_what_rescues_it(request, quantize, python, tmp_path):
+    if not request.config.getoption("--all-models"):
+        pytest.skip("1.3 GB of packages: give --all-models")
+    interpreter = python("efficientnet")
+    subprocess.run([interpreter, Path(__file__).with_name("efficientnet.py"), tmp_path], check=True)
+    files = {"source": tmp_path / "efficientnet.pt2", "calibration": tmp_path / "calibration.npz", "validation": tmp_path / "validation.npz"}
+    model = {"name": "efficientnet", "metric": "agreement", "max_drop": 0.05, **{key: str(value) for key, value in files.items()}}
+    with_torch = type(quantize)(interpreter, quantize.artefacts)
+    status, plain, said = with_torch(**model)
+    assert status == 0, said
+    status, rescued, said = with_torch(**model, method="nncf_accuracy_control")
+    assert status == 0, said
+    print({name: (it["value"], it["speedup"], len(it["layers_in_fp32"])) for name, it in (("plain", plain), ("rescued", rescued))})
+    assert plain["refused"] and "Try method nncf_accuracy_control" in plain["refused"]
+    assert rescued["refused"] is None and rescued["drop"] <= 0.05

@@ -57,7 +57,7 @@ def service(python, quantize, digits, tmp_path_factory):
     artefact = quantize.artefacts / quantize.model(digits())[1]["digest"]
     (repository / "digits").symlink_to(artefact / "int8")
     (repository / "reference").symlink_to(artefact / "fp32")
-    running = Service(python("server"), ROLE / "files/serve.py", repository, tmp_path_factory.mktemp("log") / "serve.log")
+    running = Service(python("server"), ROLE / "files/server/serve.py", repository, tmp_path_factory.mktemp("log") / "serve.log")
     yield running
     if running.process.poll() is None:
         running.process.kill()

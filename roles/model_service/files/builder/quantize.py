@@ -47,7 +47,7 @@ NEXT = {
     "nncf": "nncf_accuracy_control, which finds the layers that cost most and leaves them in FP32",
     "nncf_accuracy_control": "weights, which quantizes no activations",
     "neural_compressor": "another strategy (mse_v2, bayesian), or nncf_accuracy_control",
-    "weights": "none, which serves FP32; or train the model with quantization in the loop (docs/model-service.md)",
+    "weights": "none, which serves FP32",
 }
 METHODS = ("none", *NEXT)
 OPTIONS = {

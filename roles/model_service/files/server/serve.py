@@ -26,6 +26,7 @@ import numpy as np
 import openvino as ov
 import orjson
 import uvicorn
+import uvloop
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from grpc_interceptor import AsyncExceptionToStatusInterceptor
@@ -359,7 +360,7 @@ def main():
     # kserve writes two lines a request.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("kserve").setLevel(logging.ERROR)
-    asyncio.run(serve(options))
+    uvloop.run(serve(options))
 
 
 if __name__ == "__main__":
