@@ -20,6 +20,9 @@ namespace vnni {
 
 using nlohmann::json;
 
+// The protocol's efforts begin at 10, but on easy data fewer candidates do.
+static constexpr uint32_t kEffortOffset = 8;
+
 const char* const kBenchHelp = R"(usage: vnni-search bench --index FILE --queries FILE [--truth FILE] [options]
        vnni-search bench --json-lines
 
@@ -33,7 +36,8 @@ Searches with one thread over a sweep of ef and prints recall, QPS, latency perc
 
 --json-lines reads one JSON object a line from stdin and answers each with one line:
   {"op":"build","base":PATH.npy,"metric":"l2|ip|cosine","threads":n}            {"build_cpu_s","build_wall_s","rss_mib"}
-  {"op":"search","query":PATH.npy,"k":10,"ef":e,"out":PATH}                     {"cpu_s","wall_s"}, int32 ids [queries][k] in out
+  {"op":"search","query":PATH.npy,"k":10,"ef":e,"out":PATH}                     {"cpu_s","wall_s"}, int32 ids [queries][k] in out;
+                                                                                e is an effort from 10 up: ef + 8
   {"op":"load","index":FILE}  {"op":"save","index":FILE}                        {}
 Searches are single-threaded and the times are those of the search alone. A failure answers {"error":TEXT}.
 )";
@@ -65,7 +69,7 @@ static json answer(const json& request, std::shared_ptr<const Index>& index) {
         const double cpu = cpu_seconds(), wall = wall_seconds();
         index = build(base, options);
         return {{"build_cpu_s", cpu_seconds() - cpu}, {"build_wall_s", wall_seconds() - wall}, {"rss_mib", double(resident_bytes()) / (1 << 20)},
-                {"index_mib", double(index->memory_bytes()) / (1 << 20)}};
+                {"index_mib", double(index->memory_bytes()) / (1 << 20)}, {"coordinates", index->header().width}, {"bits", index->header().bits}};
     }
     if (op == "load") return index = Index::open(request.at("index")), json::object();
     if (!index) fail("op '", op, "' before any build or load");
@@ -77,6 +81,7 @@ static json answer(const json& request, std::shared_ptr<const Index>& index) {
     SearchOptions options;
     options.k = request.value("k", 10u);
     options.ef = request.value("ef", 0u);
+    if (options.ef) options.ef = std::max(options.ef, kEffortOffset + 1) - kEffortOffset;
     options.recall_target = request.value("recall_target", 0.0f);
     if (options.k < 1 || options.k > kMaxK) fail("k ", options.k, ": expected 1 to ", kMaxK);
     std::vector<int32_t> out(rows * options.k, -1);

@@ -15,6 +15,25 @@
 namespace vnni {
 namespace {
 
+// Codes as the other side of a dot product; returns their sum.
+FOR_EACH_CPU int32_t to_signed(const uint8_t* code, size_t n, int8_t* out) {
+    int32_t sum = 0;
+    for (size_t j = 0; j < n; ++j) out[j] = int8_t(code[j] ^ 128), sum += out[j];
+    return sum;
+}
+
+FOR_EACH_CPU float distance(const float* x, const float* y, size_t n, bool l2) {
+    float sums[16] = {};  // which every compiler makes vectors of
+    size_t j = 0;
+    for (; j + 16 <= n; j += 16)
+        for (size_t lane = 0; lane < 16; ++lane) {
+            const float difference = l2 ? x[j + lane] - y[j + lane] : x[j + lane];
+            sums[lane] += difference * (l2 ? difference : -y[j + lane]);
+        }
+    for (; j < n; ++j) sums[0] += l2 ? (x[j] - y[j]) * (x[j] - y[j]) : -x[j] * y[j];
+    return std::accumulate(sums, sums + 16, 0.0f);
+}
+
 constexpr size_t kBlockRows = 4096;
 constexpr size_t kSampleRows = 20000;
 constexpr uint32_t kHeldOut = 500;  // rows that measure the recall before they are linked
@@ -33,7 +52,6 @@ class Builder {
     struct Scratch {
         Beam beam;
         Query query;
-        std::vector<float> row;
         std::vector<int8_t> code;     // of the slot distances() measures from
         int32_t code_sum = 0;
         uint32_t code_slot = kNoSlot;
@@ -46,6 +64,8 @@ class Builder {
     void allocate();
     void train();
     void look_at_lengths(std::vector<float>& sample);
+    void choose_codes(const std::vector<float>& sample);
+    std::vector<double> coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const;
     void encode();
     void order_rows();
     void link(uint32_t begin, uint32_t end);
@@ -65,9 +85,9 @@ class Builder {
     IndexData* d_ = nullptr;
     Quantizer quantizer_;         // of the build's codes
     Region codes_;                // 8 bits
-    std::vector<float> squares_;  // squared lengths of the decoded rows less mean
+    std::vector<float> squares_;  // squared lengths of the rows less mean, as coded
     bool by_product_ = false;
-    std::vector<float> offsets_;  // by_product_: <decoded row less mean, mean>
+    std::vector<float> offsets_;  // by_product_: <row less mean, mean>
     float mean_square_ = 0;       // ip: <mean, mean>
     std::vector<uint32_t> order_;
     View view_;                   // of the build's codes and what is linked
@@ -80,14 +100,13 @@ void Builder::allocate() {
     d_ = data.get();
     Header& h = d_->header;
     h.rows = h.live = rows_;
-    h.dim = dim_, h.stride = shape.stride, h.degree = shape.degree, h.bits = uint8_t(shape.bits);
+    h.dim = dim_, h.degree = shape.degree;
     h.metric = uint8_t(options_.metric);
     h.pivots = std::clamp<uint32_t>(rows_ / 64, 1, kMaxPivots);
     h.build_ef = options_.ef, h.alpha = options_.alpha, h.seed = options_.seed;
     h.created = uint64_t(std::time(nullptr)), h.content = 1;
-    for (const SectionId s : {kCodes, kGraph, kRefine})
+    for (const SectionId s : {kGraph, kRefine})
         if (const uint64_t bytes = rows_ * shape.row_bytes(s)) d_->section[s] = Region::anonymous(bytes);
-    d_->section[kScales] = Region::anonymous(8ull * dim_);
     d_->section[kPivots] = Region::anonymous(4ull * h.pivots);
     if (!options_.tags.empty()) {
         if (options_.tags.size() != rows_) fail("tags for ", options_.tags.size(), " rows, but ", input_.path(), " has ", rows_);
@@ -113,10 +132,7 @@ void Builder::train() {
     float most = 0;
     for (const float x : sample) most = std::max(most, std::abs(x));
     if (options_.metric == Metric::ip) look_at_lengths(sample);
-    const bool terms = options_.metric == Metric::l2;
-    quantizer_ = Quantizer::train(sample, dim_, 8, by_product_, terms);
-    d_->quantizer = d_->header.bits == 4 ? Quantizer::train(sample, dim_, 4, by_product_, terms) : quantizer_;
-    d_->header.term_step = d_->quantizer.term_step;
+    choose_codes(sample);
     // The greatest sampled value comes to 256..512: rows 100 times as large still fit, and small ones keep their bits.
     d_->header.refine_scale = most > 0 ? std::exp2(float(std::clamp(8 - std::ilogb(most), -100, 100))) : 1;
 }
@@ -141,6 +157,87 @@ void Builder::look_at_lengths(std::vector<float>& sample) {
     sample = std::move(kept);
 }
 
+// The codes of fewest cache lines a row that still tell neighbours apart: of a sampled query's nearest kNear rows the nearest 2 kNear by
+// code must hold kCovered, or the graph is walked astray. Codes are of 8 or 4 bits and of the whole row or its principal coordinates.
+constexpr uint32_t kNear = 10, kTrials = 100;
+constexpr double kCovered = 0.98;
+// Refinement compares as many rows a result, in tenths, as it takes to find this share of the neighbours: kLeast to kMost tenths.
+constexpr double kRefined = 0.998;
+constexpr uint32_t kLeast = 15, kMost = 40;
+
+void Builder::choose_codes(const std::vector<float>& sample) {
+    Header& h = d_->header;
+    Quantizer& chosen = d_->quantizer;
+    chosen.dim = dim_;
+    chosen.set_mean(sample);
+    struct Trial { uint32_t width, bits; };
+    std::vector<Trial> trials;
+    const Shape most = shape_for(dim_, options_.metric, options_.bits, options_.degree);
+    if (!options_.bits && dim_ > 64)
+        for (const Trial trial : {Trial{64, 8}, {128, 4}, {128, 8}, {256, 4}, {192, 8}, {384, 4}, {256, 8}})
+            if (const Trial fit{std::min(trial.width, dim_), trial.bits}; Quantizer::stride_for(fit.width, fit.bits) < most.stride) trials.push_back(fit);
+    trials.push_back({dim_, most.bits});
+
+    uint32_t widest = 0;
+    for (const Trial trial : trials) widest = std::max(widest, trial.width < dim_ ? trial.width : 0);
+    const size_t rows = sample.size() / dim_, padded = round_up(dim_, 64);
+    std::vector<uint8_t> basis(widest * padded);
+    std::vector<float> basis_scale(widest);
+    std::vector<uint32_t> truth;
+    if (trials.size() > 1 && rows > 20 * kNear) {
+        principal_directions(sample, chosen.mean, widest, basis.data(), basis_scale.data());
+        std::vector<std::pair<float, uint32_t>> all(rows);
+        for (size_t q = 0; q < std::min<size_t>(rows, kTrials); ++q) {
+            for (size_t i = 0; i < rows; ++i) all[i] = {distance(&sample[q * dim_], &sample[i * dim_], dim_, options_.metric == Metric::l2), uint32_t(i)};
+            std::partial_sort(all.begin(), all.begin() + kNear, all.end());
+            for (uint32_t i = 0; i < kNear; ++i) truth.push_back(all[i].second);
+        }
+    } else {
+        trials.erase(trials.begin(), trials.end() - 1);
+    }
+    for (const Trial trial : trials) {
+        chosen.basis = nullptr, chosen.width = dim_, chosen.mean_coordinates = chosen.mean, chosen.basis_scale.clear();
+        if (trial.width < dim_) chosen.set_basis(basis.data(), basis_scale.data(), trial.width);
+        chosen.train(sample, trial.bits, by_product_, options_.metric == Metric::l2);
+        h.refine_tenths = kMost;
+        if (truth.empty()) break;
+        const auto covered = coverage(sample, truth);
+        for (h.refine_tenths = kLeast; h.refine_tenths < kMost && covered[h.refine_tenths * kNear / 10 - 1] < kRefined;) h.refine_tenths += 5;
+        if (covered[2 * kNear - 1] >= kCovered) break;
+    }
+    h.width = chosen.width, h.bits = uint8_t(chosen.bits), h.stride = chosen.stride, h.term_step = chosen.term_step;
+    d_->section[kCodes] = Region::anonymous(size_t(rows_) * h.stride);
+    if (chosen.basis) {
+        d_->section[kBasis] = Region::anonymous(h.width * padded);
+        std::copy_n(basis.begin(), h.width * padded, d_->section[kBasis].data());
+        chosen.set_basis(d_->section[kBasis].data(), basis_scale.data(), h.width);
+    }
+    d_->section[kScales] = Region::anonymous(4ull * (dim_ + h.width + chosen.basis_scale.size()));
+    quantizer_ = chosen;
+    if (h.bits == 4) quantizer_.train(sample, 8, by_product_, options_.metric == Metric::l2);
+}
+
+// [i]: the share of the sampled queries' true neighbours among the nearest i + 1 rows by code.
+std::vector<double> Builder::coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const {
+    const size_t rows = sample.size() / dim_;
+    const Quantizer& quantizer = d_->quantizer;
+    Region codes = Region::anonymous(rows * quantizer.stride);
+    for (size_t i = 0; i < rows; ++i) quantizer.encode(&sample[i * dim_], codes.data() + i * quantizer.stride);
+    View view;
+    view.codes = codes.data(), view.stride = quantizer.stride, view.bits = quantizer.bits;
+    Beam beam;
+    Query query;
+    std::vector<double> share(kMost * kNear / 10);
+    for (size_t q = 0; q < truth.size() / kNear; ++q) {
+        query.prepare(quantizer, options_.metric, &sample[q * dim_]);
+        beam.scan(view, query, kMost * kNear / 10, rows, nullptr, nullptr);
+        for (uint32_t i = 0; i < beam.pool.size(); ++i) share[i] += double(std::count(&truth[q * kNear], &truth[q * kNear] + kNear, beam.pool.slot(i)));
+    }
+    double sum = 0;
+    for (double& s : share) s = sum += s / double(truth.size());
+    return share;
+}
+
 void Builder::encode() {
     codes_ = d_->header.bits == 8 ? std::move(d_->section[kCodes]) : Region::anonymous(size_t(rows_) * quantizer_.stride);
     squares_.resize(rows_);
@@ -156,8 +253,8 @@ void Builder::encode() {
             float* row = rows.data() + (i - begin) * dim_;
             if (options_.metric == Metric::cosine) normalise(row, dim_);
             uint8_t* code = codes_.data() + i * quantizer_.stride;
-            quantizer_.encode(row, code);
-            squares_[i] = quantizer_.squared_length(code);
+            squares_[i] = quantizer_.encode(row, code);
+            if (by_product_) offsets_[i] = std::inner_product(row, row + dim_, quantizer_.mean.begin(), 0.0f) - mean_square_;
             for (uint32_t j = 0; j < dim_; ++j) {
                 const uint16_t half = to_half(row[j] * scale);
                 if ((half & 0x7fff) == 0x7c00)
@@ -167,11 +264,6 @@ void Builder::encode() {
         }
         options_.progress("reading", done += end - begin, rows_);
     });
-    for (uint32_t i = 0; by_product_ && i < rows_; ++i) {
-        std::vector<float> row(dim_);
-        quantizer_.decode(codes_.data() + size_t(i) * quantizer_.stride, row.data());
-        offsets_[i] = std::inner_product(row.begin(), row.end(), quantizer_.mean.begin(), 0.0f) - mean_square_;
-    }
 }
 
 void Builder::order_rows() {
@@ -191,12 +283,7 @@ void Builder::distances(uint32_t slot, const uint32_t* others, size_t n, float* 
     const size_t stride = quantizer_.stride;
     if (s.code_slot != slot) {
         s.code.resize(stride);
-        const uint8_t* code = view_.codes + slot * stride;
-        s.code_sum = 0;
-        for (size_t j = 0; j < stride; ++j) {
-            s.code[j] = int8_t(code[j] ^ 128);
-            s.code_sum += s.code[j];
-        }
+        s.code_sum = to_signed(view_.codes + slot * stride, stride, s.code.data());
         s.code_slot = slot;
     }
     if (s.dots.size() < n) s.dots.resize(n);
@@ -225,7 +312,6 @@ void Builder::choose(uint32_t slot, Scratch& s) {
 
 void Builder::link_batch(uint32_t begin, uint32_t end) {
     const uint32_t degree = d_->header.degree;
-    const bool l2 = options_.metric == Metric::l2;
     view_.pivot_count = std::min(begin, d_->header.pivots);
     std::vector<uint64_t> links(size_t(end - begin) * degree, UINT64_MAX);  // target << 32 | source
     parallel(end - begin, options_.threads, 16, [&](size_t first, size_t last, unsigned thread) {
@@ -233,9 +319,7 @@ void Builder::link_batch(uint32_t begin, uint32_t end) {
         Scratch& s = scratch_[thread];
         for (size_t i = first; i < last; ++i) {
             const uint32_t slot = order_[begin + i];
-            s.row.resize(dim_);
-            quantizer_.decode(view_.codes + size_t(slot) * quantizer_.stride, s.row.data());
-            s.query.prepare(quantizer_, l2 ? Metric::l2 : Metric::ip, s.row.data());
+            s.query.prepare_coded(quantizer_, options_.metric, view_.codes + size_t(slot) * quantizer_.stride);
             s.beam.search(view_, s.query, options_.ef);
             s.slots.clear();
             for (uint32_t c = 0; c < s.beam.pool.size(); ++c) s.slots.push_back(s.beam.pool.slot(c));
@@ -291,8 +375,8 @@ void Builder::link(uint32_t begin, uint32_t end) {
 // Writes what searches read: scales, codes, terms, pivots' copies.
 void Builder::finish() {
     auto* scales = d_->section[kScales].as<float>();
-    std::copy(d_->quantizer.mean.begin(), d_->quantizer.mean.end(), scales);
-    std::copy(d_->quantizer.scale.begin(), d_->quantizer.scale.end(), scales + dim_);
+    const Quantizer& quantizer = d_->quantizer;
+    for (const auto* values : {&quantizer.mean, &quantizer.scale, &quantizer.basis_scale}) scales = std::copy(values->begin(), values->end(), scales);
     if (d_->header.bits == 4) {
         const auto* halves = d_->section[kRefine].as<uint16_t>();
         parallel(rows_, options_.threads, kBlockRows, [&](size_t begin, size_t end, unsigned) {
@@ -329,9 +413,9 @@ void Builder::measure() {
     });
     for (size_t row = 0; row < std::size(kTargetKs); ++row) {
         const uint32_t k = kTargetKs[row];
-        double before = 0, before_ef = k;
+        double before = 0, before_ef = 1;
         size_t target = 0;
-        for (double ef = std::max(k, 10u); ef <= 1500 && target < std::size(kTargets); ef = std::ceil(ef * 1.4)) {
+        for (double ef = std::max(4.0, 0.4 * k); ef <= 1500 && target < std::size(kTargets); ef = std::ceil(ef * 1.4)) {
             std::atomic<uint64_t> hits{0};
             parallel(kHeldOut, options_.threads, 8, [&](size_t begin, size_t end, unsigned thread) {
                 uint64_t ids[kTruth];

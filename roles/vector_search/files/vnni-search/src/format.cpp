@@ -12,11 +12,10 @@
 namespace vnni {
 
 static constexpr char kMagic[] = {'V', 'N', 'N', 'I', 'S', 'R', 'C', 'H'};
-static constexpr uint32_t kFormat = 2;
 static constexpr size_t kBlock = 8 << 20;  // read, checked and written at a time
 
 const char* name(SectionId s) {
-    static constexpr const char* names[] = {"scales", "pivots", "codes", "graph", "refine", "ids", "dead", "tags"};
+    static constexpr const char* names[] = {"scales", "basis", "pivots", "codes", "graph", "refine", "ids", "dead", "tags"};
     return names[s];
 }
 
@@ -46,7 +45,7 @@ uint64_t Shape::row_bytes() const {
 Shape shape_for(uint32_t dim, Metric metric, uint32_t bits, uint32_t degree) {
     Shape shape;
     shape.dim = dim, shape.metric = metric;
-    shape.bits = bits ? bits : dim >= 256 ? 4 : 8;
+    shape.bits = bits ? bits : dim > 128 ? 4 : 8;
     shape.stride = Quantizer::stride_for(dim, shape.bits);
     shape.degree = 0;
     const auto room = int64_t(hnswlib_row_bytes(dim)) - int64_t(shape.row_bytes());
@@ -66,7 +65,8 @@ static Shape shape_of(const Header& h) {
 // What a section must measure; tags alone have a size of their own.
 static uint64_t expected_bytes(const Header& h, SectionId s) {
     switch (s) {
-        case kScales: return 8ull * h.dim;
+        case kScales: return 4ull * (h.dim + h.width + (h.width < h.dim ? h.width : 0));
+        case kBasis: return h.width < h.dim ? h.width * round_up(h.dim, 64) : 0;
         case kPivots: return 4ull * h.pivots;
         case kDead: return h.sections[s].bytes ? (h.rows + 63) / 64 * 8 : 0;
         case kTags: return h.sections[s].bytes;
@@ -93,7 +93,8 @@ Header read_header(const File& file) {
     if (h.bits != 8 && h.bits != 4) fail(path, ": header: ", int(h.bits), " bits a code, expected 8 or 4");
     if (h.rows >= kNoSlot || h.live > h.rows) fail(path, ": header: ", h.live, " live of ", h.rows, " rows");
     if (h.degree < 1 || h.degree > 1024) fail(path, ": header: degree ", h.degree, ", expected 1 to 1024");
-    if (h.stride != Quantizer::stride_for(h.dim, h.bits)) fail(path, ": header: stride ", h.stride, " does not fit the dimension");
+    if (h.width < 1 || h.width > h.dim) fail(path, ": header: ", h.width, " coordinates of ", h.dim);
+    if (h.stride != Quantizer::stride_for(h.width, h.bits)) fail(path, ": header: stride ", h.stride, " does not fit the coordinates");
     if (h.pivots > h.rows || h.pivots > kMaxPivots || (h.rows && !h.pivots)) fail(path, ": header: ", h.pivots, " pivots of ", h.rows, " rows");
     if (!(h.refine_scale > 0) || !std::isfinite(h.refine_scale)) fail(path, ": header: refinement scale ", h.refine_scale);
     if (!std::isfinite(h.alpha)) fail(path, ": header: a parameter is not finite");
@@ -141,15 +142,17 @@ static void verify(const File& file, const IndexData& data) {
     in_range(kPivots);
     in_range(kGraph);
     const auto* scales = data.section[kScales].as<const float>();
-    if (!all_finite(scales, 2 * h.dim)) fail(path, ": section scales has a value that is not finite");
+    if (!all_finite(scales, h.sections[kScales].bytes / 4)) fail(path, ": section scales has a value that is not finite");
 }
 
 void IndexData::attach() {
     const Header& h = header;
     const auto* scales = section[kScales].as<const float>();
-    quantizer.dim = h.dim, quantizer.bits = h.bits, quantizer.stride = h.stride, quantizer.term_step = h.term_step;
+    quantizer.dim = h.dim, quantizer.width = h.width, quantizer.bits = h.bits, quantizer.stride = h.stride, quantizer.term_step = h.term_step;
     quantizer.mean.assign(scales, scales + h.dim);
-    quantizer.scale.assign(scales + h.dim, scales + 2 * h.dim);
+    quantizer.scale.assign(scales + h.dim, scales + h.dim + h.width);
+    if (h.width < h.dim) quantizer.set_basis(section[kBasis].data(), scales + h.dim + h.width, h.width);
+    else quantizer.basis = nullptr, quantizer.mean_coordinates = quantizer.mean;
     const auto* slots = section[kPivots].as<const uint32_t>();
     pivot_codes = Region::anonymous(size_t(h.stride) * std::max<uint32_t>(h.pivots, kMaxPivots));
     for (uint32_t p = 0; p < h.pivots; ++p)

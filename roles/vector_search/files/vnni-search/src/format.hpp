@@ -14,7 +14,8 @@
 namespace vnni {
 
 enum SectionId : uint32_t {
-    kScales,   // float mean[dim], scale[dim]: the quantiser
+    kScales,   // float mean[dim], scale[width], with a basis basis_scale[width]: the quantiser
+    kBasis,    // u8 [width][dim rounded up to 64]: directions that rows are coded in; none: their own coordinates
     kPivots,   // u32 slot[pivots]: where searches enter
     kCodes,    // u8 [rows][stride]
     kGraph,    // u32 [rows][degree]: neighbours; a short list is filled with the row itself
@@ -25,6 +26,8 @@ enum SectionId : uint32_t {
     kSections
 };
 const char* name(SectionId);
+
+constexpr uint32_t kFormat = 2;  // of the file
 
 struct Section {
     uint64_t offset, bytes;
@@ -37,7 +40,7 @@ constexpr uint32_t kTargetKs[] = {1, 10, 100};
 
 struct Header {
     char magic[8];           // "VNNISRCH"
-    uint32_t format;         // 2
+    uint32_t format;         // kFormat
     uint32_t crc;            // of these 4 KiB with crc = 0
     uint64_t rows;           // slots in every section
     uint64_t live;           // slots that are not dead
@@ -49,16 +52,16 @@ struct Header {
     uint32_t dim, stride, degree, pivots;
     uint8_t metric, bits;    // bits: 8 or 4 a code
     uint8_t by_product;      // the graph was built by inner product, as its rows' lengths differ
-    uint8_t unused;
+    uint8_t refine_tenths;   // rows compared at full precision a result, in tenths; 0: 40
     uint32_t build_ef;
     float alpha;
     float refine_scale;      // a power of two
     float term_step;         // of the terms in the codes; l2: positive
     uint32_t table[std::size(kTargetKs)][std::size(kTargets)];  // 0: not measured
     float table_recall;      // the recall@10 the largest measured ef reached
-    uint32_t unused3;
+    uint32_t width;          // coordinates of a code; less than dim: there is a basis
     Section sections[kSections];
-    char rest[3704];
+    char rest[3680];
 };
 static_assert(sizeof(Header) == 4096);
 
@@ -115,7 +118,7 @@ struct IndexData {
 
 // Bytes a row takes in every section, by the shape alone: what `plan` prints and `build` allocates.
 struct Shape {
-    uint32_t dim = 0, bits = 8, stride = 0, degree = 64;
+    uint32_t dim = 0, bits = 8, stride = 0, degree = 64;  // stride: at most so much; a build may find that less does
     Metric metric = Metric::l2;
     bool ids = false;
     uint64_t row_bytes(SectionId) const;

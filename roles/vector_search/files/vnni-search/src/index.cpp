@@ -68,7 +68,7 @@ uint32_t Index::ef_for(float target, uint32_t k) const {
     } else {
         ef *= double(k) / kTargetKs[row];
     }
-    return uint32_t(std::clamp(std::ceil(ef), double(k), double(kMaxEf)));
+    return uint32_t(std::clamp(std::ceil(ef), 1.0, double(kMaxEf)));
 }
 
 // --- Searcher ---
@@ -92,8 +92,8 @@ static constexpr uint64_t kScanRows = 4096;
 // Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
 // Both are estimates: they choose the faster way, never the result.
 static constexpr double kWalkRows = 12, kTestCost = 0.3;
-// Refined: four rows a result, more where a large effort says that the codes alone do not tell.
-static constexpr uint32_t kRefinePerResult = 4, kRefineShare = 4;
+// Refined: as many rows a result as the build found to be enough, more where a large effort says that the codes alone do not tell.
+static constexpr uint32_t kRefineTenths = 40, kRefineShare = 4;
 
 void Searcher::prepare(const float* query) {
     const IndexData& data = index_->data();
@@ -158,8 +158,9 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     s.beam.stats = {};
     if (!rows) return 0;
     prepare(query);
-    const uint32_t ef = std::max(k, options.ef ? options.ef : index_->ef_for(options.recall_target, k));
-    const uint32_t wanted = std::max(kRefinePerResult * k, ef / kRefineShare);
+    const uint32_t ef = options.ef ? options.ef : index_->ef_for(options.recall_target, k);
+    const uint32_t tenths = data.header.refine_tenths ? data.header.refine_tenths : kRefineTenths;
+    const uint32_t wanted = std::max((tenths * k + 9) / 10, ef / kRefineShare);
     View view = data.view;
     view.pivot_count = data.pivots.load(std::memory_order_acquire);
 

@@ -45,7 +45,7 @@ struct TagFilter {
 
 struct SearchOptions {
     uint32_t k = 10;          // 1..1000; more than the index holds gives what there is
-    uint32_t ef = 0;          // candidates kept while searching; 0: from recall_target
+    uint32_t ef = 0;          // candidates whose neighbours are looked at; 0: from recall_target
     float recall_target = 0;  // 0.5..0.999: the ef measured at build to reach it; 0 with ef 0: 0.95
     const TagFilter* filter = nullptr;
 };

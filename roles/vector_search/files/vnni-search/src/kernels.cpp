@@ -275,12 +275,15 @@ void dot8(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids,
     run(base, stride, bytes, ids, n, query, out, terms);
 }
 
-TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
+template <size_t Blocks>
+TARGET void dot4_blocks(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
     const __m512i low = _mm512_set1_epi8(15);
+    const size_t whole = Blocks ? Blocks * 64 : bytes;
     for (size_t i = 0; i < n; i += 4) {
         const Four rows(base, stride, ids + i, n - i);
         __m512i sum[4] = {};
-        for (size_t j = 0; j < bytes; j += 64) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < whole; j += 64) {
             const __m512i q0 = _mm512_loadu_si512(query + 2 * j), q1 = _mm512_loadu_si512(query + 2 * j + 64);
             for (int r = 0; r < 4; ++r) {
                 const __m512i x = _mm512_loadu_si512(rows.row[r] + j);
@@ -291,6 +294,11 @@ TARGET void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_
         store(out + i, n - i, reduce(sum[0], sum[1], sum[2], sum[3]));
         if (terms) take_terms(rows, bytes, terms + i);
     }
+}
+
+void dot4(const uint8_t* base, size_t stride, size_t bytes, const uint32_t* ids, size_t n, const int8_t* query, int32_t* out, uint16_t* terms) {
+    const auto run = bytes == 64 ? dot4_blocks<1> : bytes == 128 ? dot4_blocks<2> : dot4_blocks<0>;
+    run(base, stride, bytes, ids, n, query, out, terms);
 }
 
 TARGET size_t select(const uint32_t* ids, const int32_t* dots, const uint16_t* terms, size_t n, float coef, float term_coef, float limit,

@@ -40,7 +40,7 @@ static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE -
   --rows N          only the first N vectors (all)
   --tags FILE       a line a row: its tags, separated by blanks (an empty line: none)
   --threads N       (all CPUs)       --seed N     the same seed gives the same index, whatever the threads (42)
-  --bits 8|4        of a code (4 from 256 dimensions on)
+  --bits 8|4        of a code, of all dimensions (chosen by a sample, with the coordinates)
   --degree N        neighbours a row (64, fewer for short vectors: never more memory than hnswlib FP32 with M = 16)
   --build-ef N      candidates that neighbours are chosen from (128)
   --alpha X         1 to 2: keep a neighbour unless another is X times nearer to it (1.2)

@@ -24,34 +24,51 @@ namespace vnni {
 constexpr uint32_t kNoSlot = 0xffffffff;
 constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
 
-// x ~ mean + scale * (code - offset) per dimension; offset 128 for 8-bit codes, 7.5 for 4-bit ones. For distances a row needs its squared
-// length too, the term: in units of term_step it is the number that the lowest bits of its last 16 bytes make, so that it costs no
-// cache line. Bytes behind the last dimension take these bits for nothing; dimensions are rounded to the codes that end so.
+// A row is coded in `width` coordinates: its own (width = dim) or, where a few directions hold nearly all that tells rows apart, those
+// of greatest variance (the basis). A coordinate is scale * (code - offset); offset 128 for 8-bit codes, 7.5 for 4-bit ones.
+//
+// For distances a row needs its squared length too, the term: in units of term_step it is the number that the lowest bits of its last
+// 16 bytes make, so that it costs no cache line. Bytes behind the last coordinate take these bits for nothing; coordinates are rounded
+// to the codes that end so.
 struct Quantizer {
-    uint32_t dim = 0, bits = 8, stride = 0;  // stride: bytes of a code row
-    std::vector<float> mean, scale;
-    float term_step = 0;  // 0: no terms
+    uint32_t dim = 0, width = 0, bits = 8, stride = 0;  // stride: bytes of a code row
+    float term_step = 0;                                // 0: no terms
+    std::vector<float> mean, mean_coordinates, scale;   // of dim, width and width elements
+    const uint8_t* basis = nullptr;                     // [width][round_up(dim, 64)], 128 is zero; null: a row's own coordinates
+    std::vector<float> basis_scale, basis_columns;      // of a basis: [width]; the same as floats, [dim][width]
 
-    // Chooses mean and scale from a sample of rows: least squared error; one scale for 8 bits, one a dimension for 4.
+    // Chooses mean and scale from a sample of rows: least squared error; one scale for 8 bits, one a coordinate for 4.
     // whole_range: no sampled value is clipped, as the extreme rows are the ones that matter.
-    // terms: rows are to have terms.
-    static Quantizer train(const std::vector<float>& sample, uint32_t dim, uint32_t bits, bool whole_range, bool terms);
-    static uint32_t stride_for(uint32_t dim, uint32_t bits);
-    void encode(const float* row, uint8_t* code) const;
-    void decode(const uint8_t* code, float* row) const;
-    float squared_length(const uint8_t* code) const;  // of the decoded row less mean
+    // terms: rows are to have terms. The basis, if any, was set before by set_basis().
+    void train(const std::vector<float>& sample, uint32_t bits, bool whole_range, bool terms);
+    void set_basis(const uint8_t* basis, const float* scale, uint32_t width);  // dim and mean are there already
+    void set_mean(const std::vector<float>& sample);
+    static uint32_t stride_for(uint32_t width, uint32_t bits);
+    void coordinates(const float* row, bool centred, float* out) const;  // out: width floats
+    float encode(const float* row, uint8_t* code) const;                 // returns the squared length of the row less mean, as searches see it
+    void decode(const uint8_t* code, float* coordinates) const;          // centred ones
 
  private:
-    float decoded(const uint8_t* code, uint32_t j) const;  // dimension j less its mean
-    void set_term(const float* row, uint8_t* code) const;
+    float decoded(const uint8_t* code, uint32_t j) const;
+    float squared_length(const uint8_t* code) const;
+    void set_term(const float* coordinates, float rest, uint8_t* code) const;
 };
+// The directions of greatest variance among the sample's rows less mean, [width][round_up(dim, 64)] as above, and their scales.
+void principal_directions(const std::vector<float>& sample, const std::vector<float>& mean, uint32_t width, uint8_t* basis, float* scale);
 
 // A query as the kernels want it: distance(row) = coef * dot(codes) + term_coef * term(row), in the order of true distances.
 struct Query {
-    std::vector<int8_t> codes;   // zero-padded to the row's length
-    std::vector<float> weights;  // scratch
+    std::vector<int8_t> codes;      // zero-padded to the row's length
     float coef = 0, term_coef = 0;  // term_coef 0: rows' terms do not count
     void prepare(const Quantizer&, Metric, const float* query);
+    void prepare_coded(const Quantizer&, Metric, const uint8_t* code);  // the row of this code
+
+ private:
+    void round(const Quantizer&, Metric);  // coordinates_ to codes
+    std::vector<float> coordinates_, weights_;
+    std::vector<int8_t> rounded_;
+    std::vector<int32_t> dots_;
+    std::vector<uint32_t> numbers_;
 };
 bool all_finite(const float*, size_t);
 void normalise(float*, size_t);  // a zero vector stays zero

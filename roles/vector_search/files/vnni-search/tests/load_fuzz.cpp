@@ -44,7 +44,7 @@ std::vector<uint8_t> file_of(const uint8_t* bytes, size_t size) {
     std::memcpy(h.magic, kMagic, sizeof kMagic);
     h.format = kFormat, h.refine_scale = 1, h.alpha = 1.2f;
     h.dim = 1 + bytes[0] % 40, h.rows = bytes[1] % 20, h.live = h.rows, h.bits = bytes[2] % 2 ? 8 : 4, h.metric = bytes[2] / 2 % 3;
-    h.degree = 1 + bytes[3] % 8, h.pivots = uint32_t(std::min<uint64_t>(h.rows, 1 + bytes[4] % 4)), h.stride = Quantizer::stride_for(h.dim, h.bits);
+    h.degree = 1 + bytes[3] % 8, h.pivots = uint32_t(std::min<uint64_t>(h.rows, 1 + bytes[4] % 4)), h.width = h.dim, h.stride = Quantizer::stride_for(h.width, h.bits);
     h.term_step = h.metric ? 0.0f : 1.0f;
     h.sections[kIds].bytes = bytes[5] % 2, h.sections[kDead].bytes = bytes[5] / 2 % 2;  // present
     h.sections[kTags].bytes = bytes[5] / 4 % 2 ? size - 16 : 0;
