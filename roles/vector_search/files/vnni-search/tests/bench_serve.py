@@ -3,9 +3,10 @@
 """What HTTP costs: `vnni-search serve` over loopback against the same searches in process.
 
 For 1 and 2 workers: QPS in process (that many single-threaded searchers), QPS over loopback in batches of 64 binary
-queries, their ratio, and the latency at half of the service's highest load, for batches and for single queries (Poisson
-arrivals, timed from when a request was due, so that a stalled server cannot hide its queue). Client and server share the
-machine's cores. With --check it fails when the ratio is below one half.
+queries, their ratio, the processor time of a query in both (which other work on the machine hardly changes), and the
+latency at half of the service's highest load, for batches and for single queries (Poisson arrivals, timed from when a
+request was due, so that a stalled server cannot hide its queue). Client and server share the machine's cores. With
+--check it fails when the ratio is below one half.
 """
 
 from __future__ import annotations
@@ -92,15 +93,21 @@ def run(threads: list[threading.Thread]) -> None:
         thread.join()
 
 
-def in_process(index: Path, queries: Path, searchers: int, k: int, ef: int, count: int) -> float:
-    """QPS of that many single-threaded searchers at a time."""
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def in_process(index: Path, queries: Path, searchers: int, k: int, ef: int, count: int) -> tuple[float, float]:
+    """QPS of that many single-threaded searchers at a time, and the processor seconds of a query."""
     processes = [subprocess.Popen([BINARY, "bench", "--json-lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _dummy in range(searchers)]
 
     def say(process: subprocess.Popen, **message) -> None:
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
 
-    qps = 0.0
+    qps, cpu = 0.0, float("inf")
     for process in processes:
         say(process, op="load", index=str(index))
     for process in processes:
@@ -108,11 +115,13 @@ def in_process(index: Path, queries: Path, searchers: int, k: int, ef: int, coun
     for _dummy in range(3):
         for process in processes:
             say(process, op="search", query=str(queries), k=k, ef=ef, out=os.devnull)
-        qps = max(qps, sum(count / json.loads(process.stdout.readline())["wall_s"] for process in processes))
+        answers = [json.loads(process.stdout.readline()) for process in processes]
+        qps = max(qps, sum(count / answer["wall_s"] for answer in answers))
+        cpu = min(cpu, sum(answer["cpu_s"] for answer in answers) / (count * searchers))
     for process in processes:
         process.stdin.close()
         process.wait()
-    return qps
+    return qps, cpu
 
 
 def main() -> None:
@@ -138,7 +147,7 @@ def main() -> None:
         singles = [request_bytes(queries[i : i + 1], args.k, args.ef) for i in range(len(queries))]
         failed = False
         for workers in range(1, min(2, len(os.sched_getaffinity(0))) + 1):
-            inside = in_process(args.index, args.queries, workers, args.k, args.ef, len(queries))
+            inside, inside_cpu = in_process(args.index, args.queries, workers, args.k, args.ef, len(queries))
             command = [BINARY, "serve", "--index", args.index, "--listen", "127.0.0.1:0", "--workers", str(workers)]
             with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
                 address = None
@@ -148,10 +157,15 @@ def main() -> None:
                         address = ("127.0.0.1", int(said["address"].rsplit(":", 1)[1]))
                     if said["message"] == "serving":
                         break
+                before = cpu_seconds(server.pid)
                 batch_rate = highest_load(address, batches, 2 * workers, args.seconds)
+                served_cpu = (cpu_seconds(server.pid) - before) / (batch_rate * 64 * args.seconds)
                 ratio = batch_rate * 64 / inside
                 failed |= ratio < 0.5
                 print(f"workers: {workers}; in process {inside:,.0f} QPS; loopback, batches of 64, {batch_rate * 64:,.0f} QPS: {ratio:.2f} of it")
+                print(
+                    f"  processor time a query: {inside_cpu * 1e6:.1f} µs in process, {served_cpu * 1e6:.1f} µs in the service: {inside_cpu / served_cpu:.2f}"
+                )
                 single_rate = highest_load(address, singles, 4 * workers, args.seconds)
                 for name, requests, rate in (("batches of 64", batches, batch_rate), ("single queries", singles, single_rate)):
                     sample = latencies(address, requests, 8 * workers, args.seconds, rate / 2)
