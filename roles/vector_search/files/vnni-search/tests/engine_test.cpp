@@ -189,6 +189,47 @@ TEST_CASE("recall and distances for every metric and code width") {
         }
 }
 
+TEST_CASE("rows near a subspace are coded in its coordinates, saved, loaded and changed so") {
+    const Directory dir;
+    const uint32_t dim = 300, inner = 20;
+    const auto spread = [&](const std::vector<float>& few) {
+        Random random{11};
+        std::vector<float> directions(size_t(inner) * dim), rows(few.size() / inner * dim);
+        for (float& x : directions) x = float(random.below(2001)) / 1000 - 1;
+        for (size_t i = 0; i < rows.size() / dim; ++i)
+            for (uint32_t f = 0; f < inner; ++f)
+                for (uint32_t j = 0; j < dim; ++j) rows[i * dim + j] += few[i * inner + f] * directions[f * dim + j];
+        return rows;
+    };
+    const auto rows = spread(random_rows(5000, inner, 1)), queries = spread(random_rows(30, inner, 2));
+    for (const Metric metric : {Metric::l2, Metric::ip, Metric::cosine}) {
+        CAPTURE(name(metric));
+        BuildOptions options;
+        options.metric = metric, options.threads = 2, options.measure = false;
+        const auto built = build_from(dir, rows, dim, options);
+        const Header& h = built->header();
+        CHECK(h.width < dim);
+        CHECK(h.stride < shape_for(dim, metric, 0, 0).stride);
+        SearchOptions search;
+        search.ef = 100;
+        Searcher searcher(built);
+        CHECK(recall(searcher, metric, queries, as_map(rows, dim), dim, search) > 0.95);
+        write_index(built->data(), h, dir / "index");
+        {
+            Searcher loaded(Index::open(dir / "index"));
+            CHECK(recall(loaded, metric, queries, as_map(rows, dim), dim, search) > 0.95);
+        }
+        LiveIndex live(dir / "index", dir / (std::string("log-") + name(metric)));
+        const auto fresh = spread(random_rows(200, inner, 3));
+        auto all = as_map(rows, dim);
+        std::vector<uint64_t> ids;
+        for (uint64_t i = 0; i < 200; ++i) ids.push_back(6000 + i), all[6000 + i].assign(&fresh[i * dim], &fresh[i * dim] + dim);
+        live.upsert(ids.data(), fresh.data(), ids.size());
+        Searcher changed(live.view());
+        CHECK(recall(changed, metric, fresh, all, dim, search) > 0.95);
+    }
+}
+
 TEST_CASE("the table reaches the recall it promises") {
     const Directory dir;
     const uint32_t dim = 32;
