@@ -89,8 +89,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
         const Fence fence(index->data());
         // Scales that take a query beyond the range of floats make codes that mean nothing.
         const Quantizer& q = index->data().quantizer;
-        for (uint32_t i = 0; i < q.dim; ++i)
-            if (!std::isfinite((1 + std::abs(q.mean[i])) * q.scale[i])) return 0;
+        float reach = 1;
+        for (const float mean : q.mean) reach = std::max(reach, 1 + std::abs(mean));
+        for (const float scale : q.scale)
+            if (!std::isfinite(reach * float(q.dim) * scale)) return 0;
         Searcher searcher(index);
         const std::vector<float> query(index->dim(), 1);
         uint64_t ids[5];
