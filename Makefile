@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts test bench-search bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test bench-search bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -58,8 +58,10 @@ sanity: setup-test
 integration: setup-test
 	$(BIN)/pytest -q tests/integration/test_pinned_service.py "tests/integration/test_make_node.py::test_make_node[bare]"
 
+# The play in containers, then the search service alone: updates under load, an engine without VNNI, writes.
 molecule: setup-test
 	$(BIN)/molecule test --scenario-name container
+	$(BIN)/molecule test --scenario-name search
 
 # The VM that is rebooted in the middle.
 molecule-vm: setup-test
@@ -69,9 +71,17 @@ molecule-vm: setup-test
 hosts: setup-test
 	$(BIN)/pytest -q tests/integration/test_fleet.py tests/integration/test_make_node.py --deselect "tests/integration/test_make_node.py::test_make_node[bare]"
 
+# OpenVINO, and every way in which an installation can fail. ALL=1 installs and proves every framework: 7 GB of packages.
+frameworks: setup-test
+	$(BIN)/pytest -q -rs tests/frameworks $(if $(ALL),--all-frameworks)
+
+# From a trained model to its pinned INT8 service behind a balancer.
+models: setup-test
+	$(BIN)/pytest -q -rs tests/models
+
 # The hosts mostly wait, for each other's answers and for a boot: two of these at a time. What each prints comes when it is done.
 test: check
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target service sanity integration molecule molecule-vm hosts bench-tasks
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target models molecule frameworks integration molecule-vm hosts service sanity bench-tasks
 
 bench-search: search
 	tests/bench_search/run.sh
