@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """pytest tests/models               quantization, the server and the balancer on this machine, the roles on a container with systemd; a few minutes
-pytest tests/models --all-models  real models as well (EfficientNet-Lite0, MiniLM) and Neural Compressor; about a quarter of an hour, 2 GB of packages
+pytest tests/models --all-models  MiniLM and Neural Compressor's strategies as well; about ten minutes more, 1 GB of packages
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ BUILD = CHECKOUT / "build/models"
 LOCKS = {
     "quantize": CHECKOUT / "roles/frameworks/files/locks/openvino-{tag}.txt",
     "server": ROLE / "files/locks/server-{tag}.txt",
-    "efficientnet": CHECKOUT / "tests/models/locks/efficientnet-{tag}.txt",
     "minilm": CHECKOUT / "tests/models/locks/minilm-{tag}.txt",
     "neural_compressor": CHECKOUT / "roles/frameworks/files/locks/neural_compressor_classic-{tag}.txt",
 }

@@ -136,20 +136,3 @@ def test_minilm_keeps_its_embeddings(request, quantize, python, tmp_path):
     assert status == 0, said
     assert report["refused"] is None
     assert report["speedup"] > 1.5 and report["size_bytes"]["int8"] < 0.4 * report["size_bytes"]["fp32"]
-
-
-def test_efficientnet_from_pytorch_and_what_rescues_it(request, quantize, python, tmp_path):
-    if not request.config.getoption("--all-models"):
-        pytest.skip("1.3 GB of packages: give --all-models")
-    interpreter = python("efficientnet")
-    subprocess.run([interpreter, Path(__file__).with_name("efficientnet.py"), tmp_path], check=True)
-    files = {"source": tmp_path / "efficientnet.pt2", "calibration": tmp_path / "calibration.npz", "validation": tmp_path / "validation.npz"}
-    model = {"name": "efficientnet", "metric": "agreement", "max_drop": 0.05, **{key: str(value) for key, value in files.items()}}
-    with_torch = type(quantize)(interpreter, quantize.artefacts)
-    status, plain, said = with_torch(**model)
-    assert status == 0, said
-    status, rescued, said = with_torch(**model, method="nncf_accuracy_control")
-    assert status == 0, said
-    print({name: (it["value"], it["speedup"], len(it["layers_in_fp32"])) for name, it in (("plain", plain), ("rescued", rescued))})
-    assert plain["refused"] and "Try method nncf_accuracy_control" in plain["refused"]
-    assert rescued["refused"] is None and rescued["drop"] <= 0.05
