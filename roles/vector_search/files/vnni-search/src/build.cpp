@@ -162,7 +162,7 @@ void Builder::look_at_lengths(std::vector<float>& sample) {
 constexpr uint32_t kNear = 10, kTrials = 100;
 constexpr double kCovered = 0.98;
 // Refinement compares as many rows a result, in tenths, as it takes to find this share of the neighbours: kLeast to kMost tenths.
-constexpr double kRefined = 0.998;
+constexpr double kRefined = 0.99;
 constexpr uint32_t kLeast = 15, kMost = 40;
 
 void Builder::choose_codes(const std::vector<float>& sample) {
