@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test bench-search bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test tsan fuzz crash bench-search bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -82,6 +82,14 @@ models: setup-test
 # The hosts mostly wait, for each other's answers and for a boot: two of these at a time. What each prints comes when it is done.
 test: check
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target models molecule frameworks integration molecule-vm hosts service sanity bench-tasks
+
+# The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
+tsan: setup-test
+	roles/vector_search/files/vnni-search/tests/tsan.sh build/tsan $(CURDIR)/$(BIN)/python
+fuzz:
+	roles/vector_search/files/vnni-search/tests/fuzz.sh build/fuzz
+crash: search setup-test
+	VNNI_SEARCH=$(CURDIR)/build/vnni-search VNNI_SEARCH_KILLS=200 $(BIN)/pytest -q -s roles/vector_search/files/vnni-search/tests/serve_test.py -k kill_at
 
 bench-search: search
 	tests/bench_search/run.sh
