@@ -26,7 +26,7 @@ MACHINES = {
     # systemd, and /sys and /proc/sys writable: they are this machine's own, and the way back is taken whatever happens.
     "systemd": (["--privileged"], "3.11", "2.19", NO_SERVICES),
     # Another distribution, with the newest Python and ansible-core; systemd is installed and does not run.
-    "trixie": (["--bare", "--image", "trixie"], "3.13", "2.21", NO_SERVICES),
+    "trixie": (["--bare", "--image", "trixie"], "3.13", "2.21", """-e '{"ainode_services": ["frameworks"]}'"""),
 }
 
 
