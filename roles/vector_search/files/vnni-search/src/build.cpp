@@ -102,7 +102,7 @@ void Builder::allocate() {
     h.rows = h.live = rows_;
     h.dim = dim_, h.degree = shape.degree;
     h.metric = uint8_t(options_.metric);
-    h.pivots = std::clamp<uint32_t>(std::max(rows_ / 256, std::min(rows_ / 64, 256u)), 1, kMaxPivots);
+    h.pivots = pivots_for(rows_);
     h.build_ef = options_.ef, h.alpha = options_.alpha, h.seed = options_.seed;
     h.created = uint64_t(std::time(nullptr)), h.content = 1;
     for (const SectionId s : {kGraph, kRefine})

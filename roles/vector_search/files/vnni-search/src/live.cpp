@@ -297,7 +297,7 @@ void LiveIndex::put(uint64_t id, const float* vector, const std::vector<std::str
     ++data_->live;
     // An index that grew has more entrances.
     const uint32_t pivots = data_->pivots;
-    if (pivots < kMaxPivots && data_->rows > 64ull * pivots) {
+    if (pivots < pivots_for(data_->rows)) {
         data_->section[kPivots].as<uint32_t>()[pivots] = slot;
         std::memcpy(data_->pivot_codes.data() + size_t(pivots) * h.stride, code, h.stride);
         data_->pivots.store(pivots + 1, std::memory_order_release);

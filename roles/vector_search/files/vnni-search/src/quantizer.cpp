@@ -54,7 +54,8 @@ FOR_EACH_CPU static float product(const float* x, const float* y, size_t n) {
 
 FOR_EACH_CPU static void round_all(const float* weights, float inverse, int8_t* out, size_t n) {
     for (size_t i = 0; i < n; ++i) {
-        const float x = weights[i] * inverse;
+        // Weights beyond the range of floats end as -127: their codes mean nothing, and no number is no integer.
+        const float x = std::min(127.0f, std::max(-127.0f, weights[i] * inverse));
         out[i] = int8_t(int32_t(x + std::copysign(0.5f, x)));
     }
 }

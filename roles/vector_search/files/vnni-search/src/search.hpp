@@ -4,6 +4,7 @@
 // The graph search itself, used by Searcher, by the build and by live updates alike.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -23,6 +24,11 @@ namespace vnni {
 
 constexpr uint32_t kNoSlot = 0xffffffff;
 constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
+
+// How many pivots an index of so many rows has: one in 64 up to 256, one in 256 beyond 65,536 rows. Each costs every query the same.
+constexpr uint32_t pivots_for(uint64_t rows) {
+    return uint32_t(std::clamp<uint64_t>(std::max(rows / 256, std::min<uint64_t>(rows / 64, 256)), 1, kMaxPivots));
+}
 
 // A row is coded in `width` coordinates: its own (width = dim) or, where a few directions hold nearly all that tells rows apart, those
 // of greatest variance (the basis). A coordinate is scale * (code - offset); offset 128 for 8-bit codes, 7.5 for 4-bit ones.
