@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Resolve locks/NAME.in anew into the hash-pinned locks/NAME-cpVERSION.txt, one for every Python that has the wheels.
 
-    lock.py [NAME…]        all of them without a name; needs uv (pip install uv)
+    lock.py [NAME…]                           all of them without a name; needs uv (pip install uv)
+    lock.py --directory roles/model_service/files/locks [NAME…]    those of another role
 
 A framework that a Python has no wheels for gets no lock for it, and the role says so on such a node. What locks/excluded.txt names is left out of
 every lock, and what locks/NAME-excluded.txt names out of NAME's; pip therefore installs a lock as it is, without asking after dependencies.
@@ -12,6 +13,7 @@ as PyTorch's own CPU index lists them). To move to a newer torch, write the new 
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import re
 import subprocess
@@ -41,11 +43,11 @@ def write_stand_ins(directory):
             wheel.writestr(f"torch-{version}.dist-info/RECORD", "")
 
 
-def lock(name, python, stand_ins):
-    """Write locks/NAME-cpXY.txt and return None; where `python` lacks a wheel, remove it and return the resolver's last word."""
+def lock(directory, name, python, stand_ins):
+    """Write NAME-cpXY.txt in `directory` and return None; where `python` lacks a wheel, remove it and return the resolver's last word."""
     tag = "cp" + python.replace(".", "")
-    target = LOCKS / f"{name}-{tag}.txt"
-    excluded = [path for path in (LOCKS / "excluded.txt", LOCKS / f"{name}-excluded.txt") if path.exists()]
+    target = directory / f"{name}-{tag}.txt"
+    excluded = [path for path in (LOCKS / "excluded.txt", directory / f"{name}-excluded.txt") if path.exists()]
     done = subprocess.run(
         [
             "uv",
@@ -67,7 +69,7 @@ def lock(name, python, stand_ins):
             python,
             "--python-platform",
             "x86_64-manylinux_2_28",
-            str(LOCKS / f"{name}.in"),
+            str(directory / f"{name}.in"),
         ],
         capture_output=True,
         text=True,
@@ -84,18 +86,22 @@ def lock(name, python, stand_ins):
     return None
 
 
-def main(names):
-    known = sorted(path.stem for path in LOCKS.glob("*.in"))
-    for name in names:
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", type=pathlib.Path, default=LOCKS, help="where the .in files lie and the locks go (default: this role's)")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="which of them (default: all)")
+    options = parser.parse_args()
+    known = sorted(path.stem for path in options.directory.glob("*.in"))
+    for name in options.names:
         if name not in known:
-            sys.exit(f"lock.py: there is no locks/{name}.in; known are {', '.join(known)}")
-    with tempfile.TemporaryDirectory() as directory:
-        write_stand_ins(pathlib.Path(directory))
-        for name in names or known:
+            sys.exit(f"lock.py: there is no {options.directory / name}.in; known are {', '.join(known)}")
+    with tempfile.TemporaryDirectory() as stand_ins:
+        write_stand_ins(pathlib.Path(stand_ins))
+        for name in options.names or known:
             for python in PYTHONS:
-                refused = lock(name, python, directory)
+                refused = lock(options.directory, name, python, stand_ins)
                 print(f"{name} {python}: {refused or 'locked'}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
