@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test tsan fuzz crash bench-search bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test tsan fuzz crash bench-search bench-models bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -93,6 +93,9 @@ crash: search setup-test
 
 bench-search: search
 	tests/bench_search/run.sh
+
+bench-models: setup-test
+	$(BIN)/python tests/bench_models/bench_models.py
 
 ROUNDS := 1
 bench-tasks: setup-test
