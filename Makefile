@@ -14,6 +14,7 @@
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
 
 BIN := .venv/bin
+ENGINE := roles/vector_search/files/vnni-search
 # molecule and ansible-lint start ansible-config and ansible-playbook by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -41,15 +42,17 @@ unit: setup-test
 	$(BIN)/pytest -q -n 2 tests/unit
 
 # The engine's own tests run before the binary is put in place.
-search:
-	@roles/vector_search/files/vnni-search/build.sh build/vnni-search build/vnni-search.d
-	@build/vnni-search --help | head -n 1
+search: build/vnni-search
+
+build/vnni-search: $(wildcard $(addprefix $(ENGINE)/,src/* tests/*.cpp CMakeLists.txt build.sh))
+	@$(ENGINE)/build.sh $@ $@.d
+	@$@ --help | head -n 1
 
 check: lint unit search
 
 # The server as its clients see it, one of them not ours.
 service: search setup-test
-	VNNI_SEARCH=$(CURDIR)/build/vnni-search $(BIN)/pytest -q roles/vector_search/files/vnni-search/tests/serve_test.py
+	VNNI_SEARCH=$(CURDIR)/build/vnni-search $(BIN)/pytest -q $(ENGINE)/tests/serve_test.py
 
 sanity: setup-test
 	tests/integration/sanity
@@ -85,11 +88,11 @@ test: check
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 tsan: setup-test
-	roles/vector_search/files/vnni-search/tests/tsan.sh build/tsan $(CURDIR)/$(BIN)/python
+	$(ENGINE)/tests/tsan.sh build/tsan $(CURDIR)/$(BIN)/python
 fuzz:
-	roles/vector_search/files/vnni-search/tests/fuzz.sh build/fuzz
+	$(ENGINE)/tests/fuzz.sh build/fuzz
 crash: search setup-test
-	VNNI_SEARCH=$(CURDIR)/build/vnni-search VNNI_SEARCH_KILLS=200 $(BIN)/pytest -q -s roles/vector_search/files/vnni-search/tests/serve_test.py -k kill_at
+	VNNI_SEARCH=$(CURDIR)/build/vnni-search VNNI_SEARCH_KILLS=200 $(BIN)/pytest -q -s $(ENGINE)/tests/serve_test.py -k kill_at
 
 bench-search: search
 	tests/bench_search/run.sh

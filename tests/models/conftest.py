@@ -41,6 +41,7 @@ def environment(name):
             "pip",
             "install",
             "--quiet",
+            "--no-compile",
             "--disable-pip-version-check",
             "--no-deps",
             "--require-hashes",

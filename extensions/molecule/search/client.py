@@ -3,7 +3,7 @@
 """A client of the vector search with nothing but the standard library: runs on the test host and knows the vectors.
 
 client.py write FILE forward|backward   write the vectors as .fbin; backward: the last first, so that the same vector has another id
-client.py load STOP                     ask without pause until the file STOP is there; prints {"answers", "failures", "orders"} as JSON
+client.py load STOP                     ask all the time until the file STOP is there; prints {"answers", "failures", "orders"} as JSON
 client.py damage FILE OUT               copy an index with one bit turned
 client.py find FIRST                    the ids of the rows nearest to the vectors FIRST, FIRST + 1, ... FIRST + 7
 client.py upsert SOCKET FIRST           insert the vectors FIRST ... FIRST + 7, each with its number as id, at the administrator's socket
@@ -69,7 +69,7 @@ def load(stop):
             if orders.setdefault(version, order) != order:
                 failures.append(f"version {version} answered {ids} to {asked}, it was {orders[version]}")
             answers[which] += 1
-            time.sleep(0.002)
+            time.sleep(0.03)  # the host's CPUs are for what is done to it
 
     threads = [threading.Thread(target=client, args=(which,)) for which in range(2)]
     for thread in threads:
