@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The play on ten hosts at once, as on one: converged, unchanged the second time, verified, and back."""
+"""The play on ten hosts at once, as on one: converged, unchanged the second time, and back."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ def test_fleet(inventory):
     second = play(inventory, "ai-node.yml")
     assert [host for host, counters in second.items() if counters["changed"]] == []
 
-    verified = play(inventory, "verify.yml")
-    assert len(verified) == HOSTS
-
     back = play(inventory, "rollback.yml")
+    assert len(back) == HOSTS
     assert all(counters["changed"] for counters in back.values())
-    assert not any(counters["changed"] for counters in play(inventory, "rollback.yml").values())
