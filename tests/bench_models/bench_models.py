@@ -118,7 +118,7 @@ def clients(kind, port, model, tensor, connections, seconds, results):
                 client.infer(model, [given], **more)
                 times.append(time.perf_counter() - before)
 
-    threads = [threading.Thread(target=ask) for _ in range(connections)]
+    threads = [threading.Thread(target=ask) for _dummy in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -210,7 +210,7 @@ def batch_of(model):
 
 def batches(arrays, size):
     """Yield {input name: [size, …]}; the last one is filled up with its last sample."""
-    count = len(next(iter(arrays.values())))
+    count = min(map(len, arrays.values()))
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
         yield {name: array[rows] for name, array in arrays.items()}

@@ -31,7 +31,7 @@ class Rows:
 
     def __iter__(self):
         for batch in quantize.batches({name: array[: self.count] for name, array in self.arrays.items()}, 1):
-            yield (batch if len(batch) > 1 else next(iter(batch.values()))), 0
+            yield (batch if len(batch) > 1 else batch.popitem()[1]), 0
 
 
 def outputs(model, arrays):

@@ -3,7 +3,8 @@
 """Serve a directory of OpenVINO models by the Open Inference Protocol, with KServe's model server.
 
 DIRECTORY/NAME/model.xml is the model NAME. REST with the binary tensor extension (/v2/models/NAME/infer), gRPC, metadata, load and unload
-(/v2/repository/models/NAME/load), and Prometheus /metrics with latency histograms: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
+(/v2/repository/models/NAME/load), and Prometheus /metrics with latency histograms:
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
 
 kserve's own endpoints, data plane, servicer and metrics do that. What is here:
 - inference by asynchronous requests of OpenVINO, so that the event loop never waits for a model;
@@ -198,7 +199,8 @@ class Plane(DataPlane):
     stopping = False
 
     async def ready(self):
-        return not self.stopping and all([await model.healthy() for model in self.model_registry.get_models().values()])
+        healthy = [await model.healthy() for model in self.model_registry.get_models().values()]
+        return not self.stopping and all(healthy)
 
     async def model_metadata(self, model_name):
         metadata = await super().model_metadata(model_name)
