@@ -38,6 +38,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "podman": "podman",
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-x86_64": "qemu-user",
     "runc": "runc",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
