@@ -73,7 +73,7 @@ class Container:
         self.name, self.play = f"frameworks-{image}", play(top, "ainode.cpu.frameworks")
         done = subprocess.run([LAB, "up", "--image", image, "--inventory", self.name, self.name], capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"no container here: {done.stderr.strip()[-300:]}")
+            pytest.fail(f"no container here: {done.stderr.strip()[-300:]}")
         self.inventory = done.stdout.split()[-1]
 
     def down(self):

@@ -24,7 +24,7 @@ def inventory(request):
         pytest.skip("PyTorch on two nodes, 2 GB: give --all-frameworks")
     done = subprocess.run([LAB, "up", "--inventory", "training", *NODES], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"no container here: {done.stderr.strip()[-300:]}")
+        pytest.fail(f"no container here: {done.stderr.strip()[-300:]}")
     yield done.stdout.split()[-1]
     subprocess.run([LAB, "down", "--inventory", "training", *NODES], check=True, capture_output=True)
 

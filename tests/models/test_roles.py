@@ -46,7 +46,7 @@ class Node:
         self.name, self.top = "models", top
         done = subprocess.run([LAB, "up", "--inventory", self.name, self.name], capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"no container here: {done.stderr.strip()[-300:]}")
+            pytest.fail(f"no container here: {done.stderr.strip()[-300:]}")
         self.inventory = done.stdout.split()[-1]
 
     def down(self):
@@ -156,9 +156,8 @@ def test_the_balancer_is_one_address(node):
     assert float(node.run("systemd-analyze security ainode-load-balancer | tail -n 1").partition(": ")[2].split()[0]) <= 2.0
 
 
-# HAProxy closes the client's connection when the server's idle one, which it uses again, turns out to be dead: seen twice in 1,825 requests.
-@pytest.mark.xfail(reason="a request on a connection that was idle when its instance was killed may be lost", strict=False)
-def test_no_request_fails_when_an_instance_is_killed(node):
+def test_a_kill_costs_a_connection_one_request_at_most(node):
+    """A known fault: HAProxy closes a client's connection when the idle one to the instance that it uses again turns out to be dead."""
     with Load(node) as load:
         for number in (0, 1):
             before = node.pids()
@@ -166,7 +165,9 @@ def test_no_request_fails_when_an_instance_is_killed(node):
             node.run(f"for n in $(seq 60); do sleep 1; curl -sf http://127.0.0.1:{PORT + number}/v2/health/ready && break; done")
             assert node.pids()[number] != before[number]
             time.sleep(3)
-    assert load.told["requests"] > 100 and load.told["failures"] == []
+    assert load.told["requests"] > 100
+    # Two clients of REST, an instance killed twice; gRPC loses nothing.
+    assert len(load.told["failures"]) <= 4 and all("RemoteDisconnected" in failure for failure in load.told["failures"]), load.told
 
 
 def test_no_request_fails_when_a_version_is_deployed(node):
