@@ -17,6 +17,7 @@ of a row is that guide's heading, or "collection" for what this collection adds.
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from . import ainode_run, cpu_power, cpulist, hugepages, memory_policy
@@ -33,6 +34,9 @@ RECOMMENDED = {
     "zone_reclaim_mode": 0,
     "swappiness": 10,
 }
+
+# The exposure of a service that answers requests, on the scale of systemd-analyze security: below 2 is its "OK" with nearly all of it shut.
+MOST_EXPOSED = 2.0
 
 VERDICTS = ("fail", "advice", "pass", "not_applicable")
 
@@ -72,6 +76,7 @@ class _Host:
         self.khugepaged_defrag = evidence["khugepaged_defrag"]
         self.broken_placement = evidence["workloads"] is None
         self.services = evidence["services"]
+        self.exposure = evidence["exposure"]
         self.expected = expected
 
     def fact(self, *path):
@@ -540,6 +545,26 @@ def _numa(host):
     return {**_met(wanted, live), "reason": f"interleaved over the nodes of a socket: {', '.join(split[:3])}" if split else ""}
 
 
+def _sandbox(host):
+    """Judge the units that answer requests by systemd's own rating of what their sandbox leaves open, the worst of a service's instances."""
+    wanted = f"{MOST_EXPOSED} or less"
+    if not host.exposure:
+        return _not_applicable("no service of ours is deployed", expected=wanted)
+    worst = {}
+    for unit, level in host.exposure.items():
+        name = re.sub(r"^ainode-|(-\d+)?\.service$", "", unit)
+        worst[name] = max(worst.get(name, 0.0), 0.0 if level is None else level)
+    if None in host.exposure.values():
+        if not any(worst.values()):
+            return _not_applicable("systemd does not run here, or does not rate units", expected=wanted)
+        return _failed(wanted, None, "systemd does not rate " + ", ".join(unit for unit, level in host.exposure.items() if level is None))
+    live = ", ".join(f"{name} {level}" for name, level in sorted(worst.items()))
+    open_ones = [name for name, level in sorted(worst.items()) if level > MOST_EXPOSED]
+    if open_ones:
+        return _failed(wanted, live, f"more is open to {', '.join(open_ones)} than its role leaves it: look for drop-ins in /etc/systemd/system/ainode-*.d")
+    return _met(wanted, live)
+
+
 # Pieces that other roles deploy -------------------------------------------------------------------------------------------------------
 
 
@@ -632,5 +657,6 @@ RECOMMENDATIONS = [
     ("memory.numa_balancing", _OWN, "The kernel leaves the memory of pinned instances where it is", _PAGES, _memory("numa_balancing")),
     ("memory.zone_reclaim_mode", _OWN, "A full node borrows from others before it reclaims", _PAGES, _memory("zone_reclaim_mode")),
     ("memory.swappiness", _OWN, "The kernel's leaning to swap is as asked for", _PAGES, _memory("swappiness")),
+    ("services.sandbox", _OWN, "Services that answer requests are shut in (systemd-analyze security)", "run the role that deploys it again", _sandbox),
     ("tuners.conflicting", _OWN, "No other program tunes the same settings", "stop and disable it, or let it do the tuning and leave ours out", _tuners),
 ]

@@ -43,6 +43,7 @@ def gather(host, facts, expected):
                        applicable); or {"error": text} when this host cannot have what is expected
     workloads          {workload: [instance]}: the placement that ainode-run and the environment files give; None when its file is damaged
     services           [{unit, cpus, memory_policy, memory_nodes, running}]: the pinned units; `running` is the cpulist in force, None when stopped
+    exposure           {unit: how exposed systemd rates it, 0 (best) to 10, None where it does not}: the units that answer requests
     """
     platform = facts.get("platform") or {}
     boot = Boot(host, platform.get("kernel"), platform.get("cmdline"), platform.get("init") == "systemd")
@@ -57,6 +58,7 @@ def gather(host, facts, expected):
         "hugepages": _hugepages(host, boot, facts, expected.get("hugepages") or []),
         "workloads": _workloads(host),
         "services": _services(host),
+        "exposure": _exposure(host),
     }
 
 
@@ -228,6 +230,13 @@ def _services(host):
                 }
             )
     return services
+
+
+def _exposure(host):
+    # What sets the kernel's own settings answers nobody, and could not be shut in.
+    units = [unit for unit in host.names(_UNITS, "ainode-*.service") if unit != cpu_power.UNIT]
+    said = host.rated_units(units)
+    return {unit: said.get(unit) for unit in units}
 
 
 def _running(host, unit):

@@ -526,6 +526,25 @@ def test_services_are_bound(xeon, arguments, verdict, reason):
     assert (row["verdict"], row["reason"]) == (verdict, reason)
 
 
+@pytest.mark.parametrize(
+    ("rated", "verdict", "text"),
+    [
+        ({"ainode-a-0.service": 1.1, "ainode-a-1.service": 1.3, "ainode-b.service": 1.0}, "pass", "a 1.3, b 1.0"),
+        ({"ainode-a-0.service": 1.1, "ainode-b.service": 2.1}, "fail", "more is open to b than its role leaves it"),
+        ({"ainode-a-0.service": 1.1, "ainode-b.service": None}, "fail", "systemd does not rate ainode-b.service"),
+        ({"ainode-a-0.service": None}, "not_applicable", "systemd does not run here"),
+        ({}, "not_applicable", "no service of ours is deployed"),
+    ],
+)
+def test_services_are_shut_in(xeon, monkeypatch, rated, verdict, text):
+    for unit in [*rated, cpu_power.UNIT]:
+        state.write(xeon, f"/etc/systemd/system/{unit}", "[Service]\n")
+    monkeypatch.setattr(settings.Host, "rated_units", lambda _host, names: {name: rated[name] for name in names if rated[name] is not None})
+    row = audited(xeon)["services.sandbox"]
+    assert row["verdict"] == verdict
+    assert text in (row["live"] if verdict == "pass" else row["reason"])
+
+
 # The rows as such -------------------------------------------------------------------------------------------------------------------------
 
 
