@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Send requests all the time and count those that fail: load.py SECONDS REST_PORT GRPC_PORT, on a node, with the model server's Python.
 
-Two clients of REST (binary) and one of gRPC, each on a connection of its own that it opens anew when the server closed it. Stops early when the file
-/tmp/load-stop is there. Prints {"requests": n, "failures": [text, …], "versions": [of the models that answered]} as JSON.
+Four clients of REST (binary) and two of gRPC, each on a connection of its own that it opens anew when the server closed it; half of them pause long
+enough between requests for the connection to be idle when an instance dies. Stops early when the file /tmp/load-stop is there. Prints {"requests": n, "failures": [text, …], "versions": [of the models that answered]} as JSON.
 """
 
 import http.client
@@ -49,8 +49,8 @@ def rpc():
     return lambda: stub.ModelInfer(request, timeout=30).model_version
 
 
-def client(make):
-    """Ask until the time is over."""
+def client(make, pause):
+    """Ask until the time is over, with a pause of so many seconds after each answer."""
     ask, count, end = make(), 0, time.monotonic() + SECONDS
     while time.monotonic() < end and not os.path.exists("/tmp/load-stop"):
         try:
@@ -60,11 +60,11 @@ def client(make):
             failures.append(f"{time.strftime('%H:%M:%S')} {type(error).__name__}: {error}"[:300])
             ask = make()
             time.sleep(0.05)
-        time.sleep(0.01)
+        time.sleep(pause)
     counts.append(count)
 
 
-threads = [threading.Thread(target=client, args=(make,)) for make in (rest, rest, rpc)]
+threads = [threading.Thread(target=client, args=(make, pause)) for make in (rest, rest, rpc) for pause in (0.02, 0.04)]
 for thread in threads:
     thread.start()
 for thread in threads:
