@@ -83,9 +83,9 @@ frameworks: setup-test
 models: setup-test
 	$(BIN)/pytest -q -rs tests/models
 
-# The hosts mostly wait, for each other's answers and for a boot: two of these at a time. What each prints comes when it is done.
-test: check
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target models molecule frameworks integration molecule-vm hosts service sanity bench-tasks
+# The hosts mostly wait, for each other's answers and for a boot: three of these at a time. What each prints comes when it is done.
+test: search
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint unit models molecule hosts frameworks integration molecule-vm service sanity bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 tsan: setup-test

@@ -93,8 +93,10 @@ def test_make_node(machine, request):
         assert recap(first)["failed"] == 0
         assert recap(first)["changed"] > 0
         if not arguments:
-            # No systemd: the service is started for one query and stopped again.
+            # No systemd: the services are started for one request and stopped again.
             assert re.search(r"pass +vector_search.whole_dataset +50000 rows", first), first
+            assert re.search(r"pass +model_service.answers +digits on", first), first
+            assert re.search(r"(pass|advice) +framework.openvino ", first), first
 
         second = machine.make("node", arguments)
         assert re.search(r"\d+ rows: 0 fail, ", second), second
