@@ -65,11 +65,12 @@ class Builder {
     void train();
     void look_at_lengths(std::vector<float>& sample);
     void choose_codes(const std::vector<float>& sample);
-    std::vector<double> coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const;
+    double coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const;
     void encode();
     void order_rows();
     void link(uint32_t begin, uint32_t end);
     void link_batch(uint32_t begin, uint32_t end);
+    void reach_all();
     void choose(uint32_t slot, Scratch&);
     void add_backlinks(std::vector<uint64_t>& links);
     void add_to(uint32_t slot, const uint64_t* links, size_t n, Scratch&);
@@ -161,9 +162,6 @@ void Builder::look_at_lengths(std::vector<float>& sample) {
 // code must hold kCovered, or the graph is walked astray. Codes are of 8 or 4 bits and of the whole row or its principal coordinates.
 constexpr uint32_t kNear = 10, kTrials = 100;
 constexpr double kCovered = 0.98;
-// Refinement compares as many rows a result, in tenths, as it takes to find this share of the neighbours: kLeast to kMost tenths.
-constexpr double kRefined = 0.99;
-constexpr uint32_t kLeast = 15, kMost = 40;
 
 void Builder::choose_codes(const std::vector<float>& sample) {
     Header& h = d_->header;
@@ -199,11 +197,7 @@ void Builder::choose_codes(const std::vector<float>& sample) {
         chosen.basis = nullptr, chosen.width = dim_, chosen.mean_coordinates = chosen.mean, chosen.basis_scale.clear();
         if (trial.width < dim_) chosen.set_basis(basis.data(), basis_scale.data(), trial.width);
         chosen.train(sample, trial.bits, by_product_, options_.metric == Metric::l2);
-        h.refine_tenths = kMost;
-        if (truth.empty()) break;
-        const auto covered = coverage(sample, truth);
-        for (h.refine_tenths = kLeast; h.refine_tenths < kMost && covered[h.refine_tenths * kNear / 10 - 1] < kRefined;) h.refine_tenths += 5;
-        if (covered[2 * kNear - 1] >= kCovered) break;
+        if (truth.empty() || coverage(sample, truth) >= kCovered) break;
     }
     h.width = chosen.width, h.bits = uint8_t(chosen.bits), h.stride = chosen.stride, h.term_step = chosen.term_step;
     d_->section[kCodes] = Region::anonymous(size_t(rows_) * h.stride);
@@ -217,8 +211,8 @@ void Builder::choose_codes(const std::vector<float>& sample) {
     if (h.bits == 4) quantizer_.train(sample, 8, by_product_, options_.metric == Metric::l2);
 }
 
-// [i]: the share of the sampled queries' true neighbours among the nearest i + 1 rows by code.
-std::vector<double> Builder::coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const {
+// The share of the sampled queries' true neighbours among the nearest 2 kNear rows by code.
+double Builder::coverage(const std::vector<float>& sample, const std::vector<uint32_t>& truth) const {
     const size_t rows = sample.size() / dim_;
     const Quantizer& quantizer = d_->quantizer;
     Region codes = Region::anonymous(rows * quantizer.stride);
@@ -227,15 +221,13 @@ std::vector<double> Builder::coverage(const std::vector<float>& sample, const st
     view.codes = codes.data(), view.stride = quantizer.stride, view.bits = quantizer.bits;
     Beam beam;
     Query query;
-    std::vector<double> share(kMost * kNear / 10);
+    size_t found = 0;
     for (size_t q = 0; q < truth.size() / kNear; ++q) {
         query.prepare(quantizer, options_.metric, &sample[q * dim_]);
-        beam.scan(view, query, kMost * kNear / 10, rows, nullptr, nullptr);
-        for (uint32_t i = 0; i < beam.pool.size(); ++i) share[i] += double(std::count(&truth[q * kNear], &truth[q * kNear] + kNear, beam.pool.slot(i)));
+        beam.scan(view, query, 2 * kNear, rows, nullptr, nullptr);
+        for (uint32_t i = 0; i < beam.pool.size(); ++i) found += size_t(std::count(&truth[q * kNear], &truth[q * kNear] + kNear, beam.pool.slot(i)));
     }
-    double sum = 0;
-    for (double& s : share) s = sum += s / double(truth.size());
-    return share;
+    return double(found) / double(truth.size());
 }
 
 void Builder::encode() {
@@ -354,8 +346,7 @@ void Builder::add_to(uint32_t slot, const uint64_t* links, size_t n, Scratch& s)
     }
     s.slots.assign(neighbours, neighbours + used);
     for (size_t i = 0; i < n; ++i) s.slots.push_back(uint32_t(links[i]));
-    for (const uint32_t other : s.slots)
-        for (size_t j = 0; j < quantizer_.stride; j += 64) __builtin_prefetch(view_.codes + size_t(other) * quantizer_.stride + j);
+    for (const uint32_t other : s.slots) prefetch(view_.codes + size_t(other) * quantizer_.stride, quantizer_.stride);
     choose(slot, s);
     std::copy(s.slots.begin(), s.slots.end(), neighbours);
     std::fill(neighbours + s.slots.size(), neighbours + degree, slot);
@@ -367,6 +358,37 @@ void Builder::link(uint32_t begin, uint32_t end) {
         next = uint32_t(std::min<uint64_t>(end, begin + std::clamp<uint64_t>(begin / 16, 1, 16384)));
         link_batch(begin, next);
         options_.progress("linking", next, rows_);
+    }
+}
+
+// Pruning may leave a row that no list leads to. The lists are walked from the pivots; the lists' entries that first led to a row are a tree,
+// and every other entry may give way: a row that was not met goes into the list of a met row it links to, a short one if there is any.
+void Builder::reach_all() {
+    const uint32_t degree = d_->header.degree;
+    std::vector<uint32_t> parent(rows_, kNoSlot), met;  // parent: the row whose list led here; a pivot is its own
+    met.reserve(rows_);
+    size_t next = 0;
+    const auto walk = [&] {
+        for (; next < met.size(); ++next)
+            for (uint32_t i = 0; i < degree; ++i)
+                if (const uint32_t slot = list(met[next])[i]; parent[slot] == kNoSlot) parent[slot] = met[next], met.push_back(slot);
+    };
+    const auto enter_from = [&](uint32_t from, uint32_t slot, bool any) {  // a short list ends in the row itself; any: else the farthest entry that can go
+        uint32_t* const entries = list(from);
+        for (uint32_t i = degree; i-- > 0;)
+            if (entries[i] == from || (any && parent[entries[i]] != from)) return entries[i] = slot, parent[slot] = from, met.push_back(slot), true;
+        return false;
+    };
+    for (uint32_t p = 0; p < d_->header.pivots; ++p) parent[order_[p]] = order_[p], met.push_back(order_[p]);
+    walk();
+    for (const uint32_t slot : order_) {
+        if (parent[slot] != kNoSlot) continue;
+        bool entered = false;
+        for (const bool any : {false, true})
+            for (uint32_t i = 0; i < degree && !entered; ++i)
+                if (const uint32_t near = list(slot)[i]; parent[near] != kNoSlot) entered = enter_from(near, slot, any);
+        for (size_t i = met.size(); i-- > 0 && !entered;) entered = enter_from(met[i], slot, true);  // a tree has fewer entries than all lists
+        walk();
     }
 }
 
@@ -458,6 +480,7 @@ std::shared_ptr<Index> Builder::run() {
     finish();
     if (measured) measure();
     link(rows_ - held_out, rows_);
+    reach_all();
     return index_;
 }
 

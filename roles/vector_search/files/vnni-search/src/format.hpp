@@ -27,7 +27,7 @@ enum SectionId : uint32_t {
 };
 const char* name(SectionId);
 
-constexpr uint32_t kFormat = 2;  // of the file
+constexpr uint32_t kFormat = 3;  // of the file
 
 struct Section {
     uint64_t offset, bytes;
@@ -47,12 +47,11 @@ struct Header {
     uint64_t content;        // version of the content
     uint64_t created;        // seconds since 1970
     uint64_t seed;
-    uint64_t next_id;        // unused; 0
     uint64_t wal_position;   // LiveIndex: the log generation that continues this file
     uint32_t dim, stride, degree, pivots;
     uint8_t metric, bits;    // bits: 8 or 4 a code
     uint8_t by_product;      // the graph was built by inner product, as its rows' lengths differ
-    uint8_t refine_tenths;   // rows compared at full precision a result, in tenths; 0: 40
+    uint8_t unused;          // 0
     uint32_t build_ef;
     float alpha;
     float refine_scale;      // a power of two
@@ -61,7 +60,7 @@ struct Header {
     float table_recall;      // the recall@10 the largest measured ef reached
     uint32_t width;          // coordinates of a code; less than dim: there is a basis
     Section sections[kSections];
-    char rest[3680];
+    char rest[3688];
 };
 static_assert(sizeof(Header) == 4096);
 

@@ -92,8 +92,8 @@ static constexpr uint64_t kScanRows = 4096;
 // Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
 // Both are estimates: they choose the faster way, never the result.
 static constexpr double kWalkRows = 12, kTestCost = 0.3;
-// Refined: as many rows a result as the build found to be enough, more where a large effort says that the codes alone do not tell.
-static constexpr uint32_t kRefineTenths = 40, kRefineShare = 4;
+// So many rows are compared at full precision: measured to cost least at any recall. A larger effort refines more, so that the codes set no ceiling.
+static uint32_t refined_rows(uint32_t k, uint32_t ef) { return std::max(std::clamp(ef + ef / 2, k + (k + 4) / 5, 4 * k), ef / 4); }
 
 void Searcher::prepare(const float* query) {
     const IndexData& data = index_->data();
@@ -159,8 +159,7 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     if (!rows) return 0;
     prepare(query);
     const uint32_t ef = options.ef ? options.ef : index_->ef_for(options.recall_target, k);
-    const uint32_t tenths = data.header.refine_tenths ? data.header.refine_tenths : kRefineTenths;
-    const uint32_t wanted = std::max((tenths * k + 9) / 10, ef / kRefineShare);
+    const uint32_t wanted = refined_rows(k, ef);
     View view = data.view;
     view.pivot_count = data.pivots.load(std::memory_order_acquire);
 
@@ -173,8 +172,7 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
             const uint32_t slot = s.beam.pool.slot(i);
             if (pass && !pass(slot)) continue;
             s.slots.push_back(slot);
-            const auto* row = data.section[kRefine].as<const uint16_t>() + size_t(slot) * data.header.dim;
-            for (uint32_t j = 0; j < data.header.dim; j += 32) __builtin_prefetch(row + j);
+            prefetch(data.section[kRefine].as<const uint16_t>() + size_t(slot) * data.header.dim, 2 * data.header.dim);
         }
     };
     const bool filtered = options.filter && !(options.filter->all.empty() && options.filter->any.empty() && options.filter->none.empty());

@@ -39,10 +39,10 @@ uint32_t Pool::merge(const uint32_t* slots, const float* distances, size_t n) {
     for (size_t i = 0; i < n; ++i) {
         const uint64_t key = key_of(distances[i], slots[i]);
         if (size == capacity_ && key >= keys[size - 1]) continue;
-        uint32_t at = 0;  // of the first that is not nearer; without branches, which nothing could predict
+        uint32_t at = 0;  // of the first that is not nearer; by masks, as no branch here could be predicted
         for (uint32_t left = size; left;) {
             const uint32_t half = left - left / 2;
-            at += keys[at + half - 1] < key ? half : 0;
+            at += half & -uint32_t(keys[at + half - 1] < key);
             left -= half;
         }
         if (at < size && (keys[at] & ~kExpanded) == key) continue;  // here already
@@ -65,12 +65,6 @@ uint32_t Pool::expand(uint32_t& i, uint32_t end) {
     return kNoSlot;
 }
 
-uint32_t Pool::peek(uint32_t& i, uint32_t end) const {
-    for (end = std::min(end, size_); i < end; ++i)
-        if (!(keys_[i] & kExpanded)) return uint32_t(keys_[i++] >> 1);
-    return kNoSlot;
-}
-
 // --- the visited filter ---
 
 void Visited::reset(uint32_t ef) {
@@ -83,23 +77,8 @@ void Visited::reset(uint32_t ef) {
 // --- the search ---
 
 // A step expands the best few nodes together: their misses overlap. More would compare rows that nobody asked for.
-constexpr uint32_t kStep = 3;
+constexpr uint32_t kStep = 4;
 constexpr uint32_t kSeeds = 16;  // pivots kept to start from
-constexpr uint32_t kAhead = 2;   // nodes behind them whose lists are fetched meanwhile
-
-static void prefetch(const void* p, size_t bytes) {
-    for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(static_cast<const char*>(p) + offset);
-}
-
-static void prefetch_rows(const View& view, const uint32_t* slots, size_t n) {
-    const uint8_t* const codes = view.codes;
-    const size_t stride = view.stride;
-    for (size_t i = 0; i < n; ++i) {
-        const uint8_t* const row = codes + slots[i] * stride;
-        __builtin_prefetch(row);
-        for (size_t offset = 64; offset < stride; offset += 64) __builtin_prefetch(row + offset);
-    }
-}
 
 void Beam::room(size_t n) {
     n += 16;  // the kernels store whole vectors
@@ -114,17 +93,18 @@ void Beam::compare(const View& view, const Query& query, size_t n) {
 }
 
 // The pivots lie side by side. Of every kSeeds-th the nearest enters: vectors of minima need no sorting, and the nearest of all is one of them.
-FOR_EACH_CPU static void nearest_of_lanes(const int32_t* dots, const uint16_t* terms, uint32_t n, float coef, float term_coef, float* nearest, uint32_t* which) {
+FOR_EACH_CPU static void nearest_of_lanes(const int32_t* dots, const uint16_t* terms, size_t n, float coef, float term_coef, float* nearest, uint32_t* which) {
     float best[kSeeds];
-    uint32_t at[kSeeds];
-    for (uint32_t lane = 0; lane < kSeeds; ++lane) best[lane] = std::numeric_limits<float>::infinity(), at[lane] = 0;
-    for (uint32_t i = 0; i < n; i += kSeeds)
-        for (uint32_t lane = 0; lane < kSeeds; ++lane) {
+    int32_t at[kSeeds];
+    for (size_t lane = 0; lane < kSeeds; ++lane) best[lane] = std::numeric_limits<float>::infinity(), at[lane] = 0;
+    for (size_t i = 0; i < n; i += kSeeds)
+        for (size_t lane = 0; lane < kSeeds; ++lane) {
             const float distance = coef * float(dots[i + lane]) + term_coef * float(terms[i + lane]);
-            at[lane] = distance < best[lane] ? i : at[lane];
-            best[lane] = distance < best[lane] ? distance : best[lane];
+            const int32_t nearer = -int32_t(distance < best[lane]);
+            at[lane] = (at[lane] & ~nearer) | (int32_t(i) & nearer);
+            best[lane] = std::min(best[lane], distance);
         }
-    for (uint32_t lane = 0; lane < kSeeds; ++lane) nearest[lane] = best[lane], which[lane] = at[lane] + lane;
+    for (size_t lane = 0; lane < kSeeds; ++lane) nearest[lane] = best[lane], which[lane] = uint32_t(at[lane] + int32_t(lane));
 }
 
 void Beam::enter(const View& view, const Query& query, uint32_t capacity) {
@@ -160,17 +140,11 @@ void Beam::search(const View& view, const Query& query, uint32_t ef, uint32_t ke
         }
         if (!picked) break;
         stats.hops += picked;
-        uint32_t ahead = cursor;
-        for (uint32_t i = 0; i < kAhead; ++i) {
-            const uint32_t slot = pool.peek(ahead, ef);
-            if (slot == kNoSlot) break;
-            prefetch(view.graph + size_t(slot) * view.degree, list_bytes);
-        }
         size_t n = 0;
         for (uint32_t p = 0; p < picked; ++p) {
             const size_t before = n;
             n += visited_.filter(view.graph + size_t(picks[p]) * view.degree, view.degree, found_.data() + n);
-            prefetch_rows(view, found_.data() + before, n - before);
+            for (size_t i = before; i < n; ++i) prefetch(view.codes + size_t(found_[i]) * view.stride, view.stride);
         }
         stats.distances += n;
         compare(view, query, n);

@@ -22,6 +22,12 @@ namespace vnni {
 #define FOR_EACH_CPU
 #endif
 
+// Into the second cache: a core waits for far more lines there than in the first, and the lines of a step are as many.
+inline void prefetch(const void* p, size_t bytes) {
+    const char* const end = static_cast<const char*>(p) + bytes;
+    for (const char* line = static_cast<const char*>(p) - reinterpret_cast<uintptr_t>(p) % 64; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
 constexpr uint32_t kNoSlot = 0xffffffff;
 constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
 
@@ -109,7 +115,6 @@ class Pool {
     uint32_t merge(const uint32_t* slots, const float* distances, size_t n);
     // Marks the nearest unexpanded candidate from position i on, before `end`, and returns its slot; kNoSlot: none. i moves behind it.
     uint32_t expand(uint32_t& i, uint32_t end);
-    uint32_t peek(uint32_t& i, uint32_t end) const;  // the same without the mark
 
  private:
     static constexpr uint64_t kExpanded = 1;

@@ -295,6 +295,26 @@ TEST_CASE("the same seed gives the same graph, whatever the threads") {
     CHECK(bytes(*one) != bytes(*build_from(dir, rows, 16, options)));
 }
 
+TEST_CASE("every row can be reached from the pivots") {
+    const Directory dir;
+    auto rows = random_rows(6000, 24, 1, 1);
+    for (uint32_t i = 0; i < 100 * 24; ++i) rows[i] = rows[i % 24];         // equal rows hide each other
+    for (uint32_t i = 3000 * 24; i < 6000 * 24; ++i) rows[i] *= 0.01f;      // and by inner product short ones are nobody's neighbours
+    for (const Metric metric : {Metric::l2, Metric::ip})
+        for (const uint32_t degree : {8u, 0u}) {
+            BuildOptions options;
+            options.metric = metric, options.degree = degree;
+            const auto index = build_from(dir, rows, 24, options);
+            const View& view = index->data().view;
+            std::vector<uint32_t> met(view.pivots, view.pivots + view.pivot_count);
+            std::set<uint32_t> seen(met.begin(), met.end());
+            for (size_t i = 0; i < met.size(); ++i)
+                for (uint32_t j = 0; j < view.degree; ++j)
+                    if (const uint32_t slot = view.graph[size_t(met[i]) * view.degree + j]; seen.insert(slot).second) met.push_back(slot);
+            CHECK(met.size() == 6000);
+        }
+}
+
 TEST_CASE("the file: every mode reads it, every damage is refused") {
     const Directory dir;
     const uint32_t dim = 20;
