@@ -149,6 +149,12 @@ def body(**change):
     return json.dumps({"inputs": [{**BODY["inputs"][0], **change}]}).encode()
 
 
+def binary(announced, sent):
+    """Return (content, headers) of a request that announces so many bytes of binary data and sends so many."""
+    head = body(data=None, parameters={"binary_data_size": announced})
+    return head + b"\0" * sent, {"Inference-Header-Content-Length": str(len(head))}
+
+
 MALFORMED = {
     "bad JSON": (b'{"inputs": [', {}, 400),
     "no JSON at all": (b"\xff\x00\x80", {}, 400),
@@ -172,7 +178,10 @@ MALFORMED = {
     "an unknown output": (json.dumps({**BODY, "outputs": [{"name": "logits"}]}).encode(), {}, 400),
     "a JSON length past the end": (body(), {"Inference-Header-Content-Length": "100000"}, 400),
     "a JSON length of words": (body(), {"Inference-Header-Content-Length": "ten"}, 400),
-    "truncated binary": (body(data=None, parameters={"binary_data_size": 256}) + b"\0" * 100, {"Inference-Header-Content-Length": "122"}, 400),
+    "truncated binary": (*binary(256, 100), 400),
+    "binary of another length than the shape": (*binary(100, 100), 400),
+    "binary that nothing announces": (*binary(256, 300), 400),
+    "a binary length below zero": (*binary(-1, 256), 400),
     "100 times too large": (b"\0" * (100 * LIMIT), {}, 413),
 }
 
@@ -180,10 +189,6 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_rest_is_refused(service, name):
     content, headers, status = MALFORMED[name]
-    if name == "truncated binary":
-        content = body(data=None, parameters={"binary_data_size": 256})
-        headers = {"Inference-Header-Content-Length": str(len(content))}
-        content += b"\0" * 100
     got, said = service.get("/v2/models/digits/infer", content, **headers)
     # A client that is still sending when it is refused may see its connection closed instead of the answer.
     assert got == status or (status == 413 and got == 0), said
@@ -212,12 +217,25 @@ def test_malformed_grpc_is_refused(rpc, images):
     refused("image", images[0][:1].astype(np.int64), "INT64")
     refused("image", images[0][:1].reshape(1, 1, 4, 16), "FP32")
     refused("image", images[0][:1], "FP32", model="nobody", code="NOT_FOUND")
-    refused("image", np.zeros((2 * LIMIT // 256, 1, 8, 8), np.float32), "FP32", code="RESOURCE_EXHAUSTED")
+    refused("image", np.zeros((100 * LIMIT // 256, 1, 8, 8), np.float32), "FP32", code="RESOURCE_EXHAUSTED")
+    with pytest.raises(grpc_client.InferenceServerException, match="lacks the input image") as error:
+        rpc.infer("digits", [])
+    assert "INVALID_ARGUMENT" in str(error.value.status())
     given = grpc_client.InferInput("image", [2, 1, 8, 8], "FP32")
     given.set_data_from_numpy(np.zeros((2, 1, 8, 8), np.float32))
     given._raw_content = given._raw_content[:300]
     with pytest.raises(grpc_client.InferenceServerException, match="300 bytes"):
         rpc.infer("digits", [given])
+    assert rpc.is_server_ready()
+
+
+@pytest.mark.parametrize("sent", [b"\0" * 4096, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: node\r\nContent-Length: 1000\r\n\r\n{"], ids=["noise", "half"])
+def test_connections_that_break_off_take_nothing_down(service, rpc, sent):
+    for port in (service.port, service.grpc_port):
+        for _connection in range(20):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(sent)
+    assert service.get("/v2/models/digits/infer", body())[0] == 200
     assert rpc.is_server_ready()
 
 
