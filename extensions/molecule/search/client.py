@@ -8,6 +8,8 @@ client.py damage FILE OUT               copy an index with one bit turned
 client.py find FIRST                    the ids of the rows nearest to the vectors FIRST, FIRST + 1, ... FIRST + 7
 client.py upsert SOCKET FIRST           insert the vectors FIRST ... FIRST + 7, each with its number as id, at the administrator's socket
 client.py snapshot SOCKET               have the index written anew
+
+VECTORS_URL is where the vectors are asked for (http://127.0.0.1:8500), VECTORS_KEY the key to show, VECTORS_CA the certificate to trust.
 """
 
 import array
@@ -16,19 +18,28 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import sys
 import threading
 import time
+from urllib.parse import urlsplit
 
 ROWS, DIM, BATCH = 4000, 24, 8  # so few are compared whole: each answer is known
-PORT = 8500
+URL = urlsplit(os.environ.get("VECTORS_URL", "http://127.0.0.1:8500"))
 
 
 def vector(number):
     """Return the vector with this number."""
     numbers = random.Random(number)
     return array.array("f", [numbers.gauss(0, 1) for _dummy in range(DIM)])
+
+
+def connect():
+    """Return a connection to where VECTORS_URL says."""
+    if URL.scheme == "https":
+        return http.client.HTTPSConnection(URL.netloc, timeout=20, context=ssl.create_default_context(cafile=os.environ.get("VECTORS_CA")))
+    return http.client.HTTPConnection(URL.netloc, timeout=20)
 
 
 def infer(connection, numbers):
@@ -39,7 +50,10 @@ def infer(connection, numbers):
         "parameters": {"k": 1},
     }
     text = json.dumps(header).encode()
-    connection.request("POST", "/v2/models/vectors/infer", text + data, {"Inference-Header-Content-Length": str(len(text))})
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    if "VECTORS_KEY" in os.environ:
+        headers["Authorization"] = "Bearer " + os.environ["VECTORS_KEY"]
+    connection.request("POST", "/v2/models/vectors/infer", text + data, headers)
     response = connection.getresponse()
     body = response.read()
     if response.status != 200:
@@ -55,7 +69,7 @@ def load(stop):
     orders, failures, answers = {}, [], [0, 0]
 
     def client(which):
-        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=20)
+        connection = connect()
         numbers = random.Random(which)
         while not os.path.exists(stop):
             asked = [numbers.randrange(ROWS) for _dummy in range(BATCH)]
@@ -115,7 +129,7 @@ def main():
         with open(words[1], "wb") as file:
             file.write(content)
     elif action == "find":
-        print(json.dumps(infer(http.client.HTTPConnection("127.0.0.1", PORT, timeout=20), range(int(words[0]), int(words[0]) + BATCH))[0]))
+        print(json.dumps(infer(connect(), range(int(words[0]), int(words[0]) + BATCH))[0]))
     elif action == "upsert":
         upsert(words[0], int(words[1]))
     elif action == "snapshot":
