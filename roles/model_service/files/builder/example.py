@@ -37,25 +37,31 @@ def network(kernels, scale, tail):
     return model
 
 
+def digits():
+    """Return ((images [n, 1, 8, 8] from 0 to 1, labels [n]) to train with, the same to validate with)."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = (images / 16).reshape(-1, 1, 8, 8).astype(np.float32)[order], labels[order]
+    return (images[:1257], labels[:1257]), (images[1257:], labels[1257:])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1, help="how much larger every other channel is")
     parser.add_argument("directory", type=Path)
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels = (images / 16).reshape(-1, 1, 8, 8).astype(np.float32)[order], labels[order]
+    (images, labels), (others, their_labels) = digits()
     random = np.random.default_rng(1)
     shapes = (CHANNELS[0], 1, 3, 3), (CHANNELS[1], CHANNELS[0], 3, 3)
     kernels = [(random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32) for shape in shapes]
     features = ov.Core().compile_model(network(kernels, np.ones(CHANNELS[0], np.float32), lambda node: node), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    classifier = RidgeClassifier(alpha=1.0).fit(features(images[:1257])[0], labels[:1257])
+    classifier = RidgeClassifier(alpha=1.0).fit(features(images)[0], labels)
     weights, bias = classifier.coef_.T.astype(np.float32), classifier.intercept_.astype(np.float32)
     scale = np.where(np.arange(CHANNELS[0]) % 2, options.scale, 1).astype(np.float32)
     model = network(kernels, scale, lambda node: op.add(op.matmul(node, op.constant(weights), False, False), op.constant(bias)))
     np.savez(options.directory / "calibration.npz", image=images[:300])
-    np.savez(options.directory / "validation.npz", image=images[1257:], labels=labels[1257:])
+    np.savez(options.directory / "validation.npz", image=others, labels=their_labels)
     # The model last: who finds it finds the data too.
     ov.save_model(model, options.directory / "digits.xml", compress_to_fp16=False)
 
