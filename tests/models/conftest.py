@@ -28,6 +28,9 @@ LOCKS = {
     "tensorflow": CHECKOUT / "roles/frameworks/files/locks/tensorflow-{tag}.txt",
 }
 
+# What is imported beside a program of the role must not leave byte code there: the role copies the directory.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 
 def pytest_addoption(parser):
     parser.addoption("--all-models", action="store_true", help="the large models and methods too")

@@ -5,15 +5,17 @@ quantizes for both, and one of Debian 12 that shows the processor of a Xeon X755
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from conftest import BUILD, CHECKOUT, ROLE
 
 LAB = CHECKOUT / "tests/lab"
 sys.path.insert(0, str(LAB))
@@ -109,9 +111,55 @@ def test_another_host_quantized(fleet):
     assert digests[0] == digests[1]
 
 
+def test_what_no_version_needs_is_removed(tmp_path):
+    home, models, units = (tmp_path / name for name in ("model-service", "models", "units"))
+    for version, model in (("a", "1-int8"), ("b", "2-int8"), ("c", "2-int8"), ("d", "3-int8")):
+        for path in (home / version, models / model):
+            path.mkdir(parents=True, exist_ok=True)
+        (home / version / "digits").symlink_to(models / model)
+    for name in ("server-1", "server-2", "server-10"):
+        (home / name).mkdir()
+    units.mkdir()
+    (units / "ainode-model-service-0.service").write_text(f"ExecStart=/opt/python {home}/server-1/serve.py --repository={home}/c\n")
+    (home / "current").symlink_to(home / "c")
+    (home / "previous").symlink_to(home / "b")
+    command = [sys.executable, ROLE / "files/sweep.py", home, models, units]
+    removed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert removed == [str(path) for path in (home / "a", home / "d", home / "server-10", home / "server-2", models / "1-int8", models / "3-int8")]
+    assert sorted(path.name for path in home.iterdir()) == ["b", "c", "current", "previous", "server-1"]
+    assert [path.name for path in models.iterdir()] == ["2-int8"] and (home / "current/digits").is_dir()
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "", "nothing is left to remove"
+
+
 def test_nothing_is_left_of_it(fleet):
     status, _changed, said = fleet.apply(state="absent")
     assert status == 0, said[-3000:]
     assert fleet.apply(state="absent")[:2] == (0, dict.fromkeys(HOSTS, 0))
     for host in HOSTS:
         assert fleet.run(host, "find /opt/ainode /etc/ainode /etc/systemd/system -name '*model*'") == ""
+
+
+def test_a_model_by_url_is_one_with_a_checksum(tmp_path):
+    """Of the role the builder's part alone, on this machine."""
+    example = BUILD / "builder/example"
+    tasks = [{"ansible.builtin.include_role": {"name": "ainode.cpu.model_service", "tasks_from": "{{ part }}"}}]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]))
+
+    def apply(part, models):
+        given = {"part": part, "model_service_builder_directory": str(BUILD / "builder"), "model_service_models": models}
+        command = [Path(sys.executable).with_name("ansible-playbook"), tmp_path / "play.yml", "-e", json.dumps(given)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT, timeout=1200)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    status, said = apply("build", [])
+    assert status == 0, said[-3000:]
+    # A URL brings one file; the other half of an OpenVINO IR is there already.
+    shutil.copy(example / "digits.bin", tmp_path / "fetched.bin")
+    model = {"name": "fetched", "source": str(tmp_path / "fetched.xml"), "url": f"file://{example}/digits.xml", "method": "none"}
+    status, said = apply("main", [model])
+    assert status != 0 and "the model fetched has a URL, and no checksum of the form sha256:" in said, said[-2000:]
+    status, said = apply("build", [{**model, "checksum": "sha256:" + "0" * 64}])
+    assert status != 0 and "did not match 0000" in said and not Path(model["source"]).exists(), said[-2000:]
+    digest = hashlib.sha256((example / "digits.xml").read_bytes()).hexdigest()
+    status, said = apply("build", [{**model, "checksum": f"sha256:{digest}"}])
+    assert status == 0 and Path(model["source"]).exists(), said[-3000:]

@@ -105,10 +105,15 @@ def accuracy(instances):
         if "drop" not in report:
             lines.append(f"{name}: not quantized")
             continue
-        value = report["value"]
-        lines.append(f"{name}: {report['metric']} {value['int8']:.4f} INT8, {value['fp32']:.4f} FP32, {report['speedup']:.1f} times as fast")
+        value, megabytes = report["value"], {kind: count / 1e6 for kind, count in report["size_bytes"].items()}
+        calibration = report["made_of"]["files"]["calibration"]
+        lines.append(
+            f"{name}: {report['metric']} {value['int8']:.4f} INT8, {value['fp32']:.4f} FP32, {megabytes['int8']:.1f} of {megabytes['fp32']:.1f} MB, "
+            f"{report['speedup']:.1f} times as fast; method {report['method']}, {len(report['layers_in_fp32'])} layers in FP32, "
+            f"calibration {calibration[:12] if calibration else 'without data'}"
+        )
         if report["drop"] > report["max_drop"]:
-            raise Failed(f"{lines[-1]}: the drop of {report['drop']:.4f} is more than max_drop, {report['max_drop']}")
+            raise Failed(f"{lines[-1]}; the drop of {report['drop']:.4f} is more than max_drop, {report['max_drop']}")
     return "pass", "; ".join(lines), ""
 
 
