@@ -93,7 +93,7 @@ static constexpr uint64_t kScanRows = 4096;
 // Both are estimates: they choose the faster way, never the result.
 static constexpr double kWalkRows = 12, kTestCost = 0.3;
 // So many rows are compared at full precision: measured to cost least at any recall. A larger effort refines more, so that the codes set no ceiling.
-static uint32_t refined_rows(uint32_t k, uint32_t ef) { return std::max(std::clamp(ef + ef / 2, k + (k + 4) / 5, 4 * k), ef / 4); }
+static uint32_t refined_rows(uint32_t k, uint32_t ef) { return std::max(std::clamp(ef + ef / 2, k + (k + 4) / 5, 12 * k), ef / 4); }
 
 void Searcher::prepare(const float* query) {
     const IndexData& data = index_->data();
