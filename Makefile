@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models test tsan fuzz crash bench-search bench-models bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models demo test tsan fuzz crash bench-search bench-models bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -83,9 +83,13 @@ frameworks: setup-test
 models: setup-test
 	$(BIN)/pytest -q -rs tests/models
 
+# The recommendation pipeline with its page in Chromium, and the manifests for a KServe cluster.
+demo: setup-test
+	$(BIN)/pytest -q -rs tests/demo
+
 # The hosts mostly wait, for each other's answers and for a boot: three of these at a time. What each prints comes when it is done.
 test: search
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint unit models molecule hosts frameworks integration molecule-vm service sanity bench-tasks
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint unit models molecule demo hosts frameworks integration molecule-vm service sanity bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 tsan: setup-test

@@ -3,7 +3,8 @@
 """Send requests all the time and count those that fail: load.py SECONDS REST_PORT GRPC_PORT, on a node, with the model server's Python.
 
 Four clients of REST (binary) and two of gRPC, each on a connection of its own that it opens anew when the server closed it; half of them pause long
-enough between requests for the connection to be idle when an instance dies. Stops early when the file /tmp/load-stop is there. Prints {"requests": n, "failures": [text, …], "versions": [of the models that answered]} as JSON.
+enough between requests for the connection to be idle when an instance dies. Stops early when the file /tmp/load-stop is there.
+Prints {"requests": n, "failures": [text, …], "versions": [of the models that answered]} as JSON.
 """
 
 import http.client

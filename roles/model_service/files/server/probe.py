@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge one thing about the model service on this node: probe.py ROW, a row of the audit (accuracy, int8, answers, pinned, sandbox).
+"""Judge one thing about the model service on this node: probe.py ROW, a row of the audit (accuracy, int8, answers, pinned).
 
 Prints {"verdict", "live", "reason"} as JSON. Reads the units, the reports beside the models, /proc and the service itself. Where systemd does not run,
 an instance is started for the requests of `answers` and stopped again; the rows about a service that keeps running do not apply there.
@@ -21,7 +21,6 @@ import urllib.request
 UNITS = "/etc/systemd/system/ainode-model-service-*.service"
 # As the kernel names them in /proc/cpuinfo.
 INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
-MOST_EXPOSED = 2.0
 
 
 class Failed(Exception):
@@ -170,21 +169,7 @@ def pinned(instances):
     return "pass", f"{len(instances)} of {len(instances)} instances, every thread on their own CPUs", ""
 
 
-def sandbox(instances):
-    """systemd rates each unit's exposure low."""
-    levels = []
-    for instance in instances:
-        said = subprocess.run(["systemd-analyze", "security", "--no-pager", instance.unit], capture_output=True, text=True, check=False).stdout
-        level = re.search(r"exposure level for \S+: ([\d.]+)", said)
-        if not level:
-            raise Failed(f"systemd-analyze security does not rate {instance.unit}: {said.strip()[-200:]}")
-        levels.append(float(level.group(1)))
-    if max(levels) > MOST_EXPOSED:
-        raise Failed(f"systemd-analyze security rates the units {max(levels)}, more than {MOST_EXPOSED}")
-    return "pass", f"systemd-analyze security: {max(levels)}", ""
-
-
-ROWS = {function.__name__: function for function in (accuracy, int8, answers, pinned, sandbox)}
+ROWS = {function.__name__: function for function in (accuracy, int8, answers, pinned)}
 
 
 def main():
@@ -195,7 +180,7 @@ def main():
     instances = [Instance(path) for path in sorted(glob.glob(UNITS))]
     if not instances:
         verdict, live, reason = "fail", None, f"there is no unit {UNITS}"
-    elif row in ("pinned", "sandbox") and not os.path.isdir("/run/systemd/system"):
+    elif row == "pinned" and not os.path.isdir("/run/systemd/system"):
         verdict, live, reason = "not_applicable", None, "systemd does not run here, so no service keeps running"
     else:
         try:
