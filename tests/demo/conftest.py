@@ -26,7 +26,13 @@ MODELS = CHECKOUT / "build/models/builder"
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(CHECKOUT / "tests/lab"), str(CHECKOUT / "roles/demo/files/builder"), str(CHECKOUT / "roles/demo/files/page")]
 
-VARIABLES = {"demo_packages": 1000, "demo_builder_directory": str(BUILDER), "model_service_builder_directory": str(MODELS)}
+# The engine and the quantizer's environment are those of the other tests.
+VARIABLES = {
+    "demo_packages": 1000,
+    "demo_builder_directory": str(BUILDER),
+    "model_service_builder_directory": str(MODELS),
+    "vector_search_builder_directory": str(CHECKOUT / "build/vector-search"),
+}
 
 
 def play(book, *options, inventory=None, **variables):

@@ -136,7 +136,7 @@ def test_without_systemd_it_is_started_for_one_query(node):
 
 def test_a_query_in_the_browser(node, browser):
     browser.get(browser.base)
-    assert type_in(browser, QUERY) == f"10 results for “{QUERY}”."
+    assert type_in(browser, QUERY) == f"10 results for \u201c{QUERY}\u201d."
     _status, _head, found = node.ask(QUERY)
     assert [it.text for it in find(browser, "#ranked .name")] == [entry["name"] for entry in found["ranked"]]
     assert [it.text for it in find(browser, "#recalled .name")] == [entry["name"] for entry in found["recalled"]]
@@ -158,7 +158,7 @@ def test_the_page_is_used_with_the_keyboard_alone(browser):
     browser.get(browser.base)
     assert browser.switch_to.active_element.get_attribute("id") == "query"
     ActionChains(browser).send_keys(Keys.TAB, Keys.TAB, Keys.ENTER).perform()
-    assert said(browser, lambda status: "results" in status) == "10 results for “retouch photos and remove red eyes”."
+    assert said(browser, lambda status: "results" in status) == "10 results for \u201cretouch photos and remove red eyes\u201d."
     ActionChains(browser).send_keys("/").perform()
     assert browser.switch_to.active_element.get_attribute("id") == "query"
     assert find(browser, "#query")[0].get_attribute("value") == "retouch photos and remove red eyes"

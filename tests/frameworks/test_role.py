@@ -250,8 +250,8 @@ def test_every_other_framework_too(request, debian_12, name):
     if not request.config.getoption("--all-frameworks"):
         pytest.skip("gigabytes of packages: give --all-frameworks")
     if name == "neural_compressor":
-        # torch.compile makes its INT8 kernels; without a compiler the proof's verdict is an advice.
-        done = debian_12.run("sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends g++")
+        # torch.compile makes its INT8 kernels; without a compiler and Python's headers the proof's verdict is an advice.
+        done = debian_12.run("sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends g++ python3-dev")
         assert done.returncode == 0, done.stderr
     before = debian_12.paths()
     lives(debian_12, name)

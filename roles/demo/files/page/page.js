@@ -100,7 +100,7 @@ async function search(text) {
   at("recalled").replaceChildren(...found.recalled.map(recalled));
   showStages(found.stages);
   hide(false);
-  say(`${found.ranked.length} results for “${found.query}”.`);
+  say(`${found.ranked.length} results for \u201c${found.query}\u201d.`);
 }
 
 async function tell() {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proof of Neural Compressor 3: it quantizes a convolution, close to FP32, and torch.compile makes an INT8 kernel of it.
 
-A quantized PyTorch model runs in FP32 until torch.compile lowers it, which needs a C++ compiler on the node.
+A quantized PyTorch model runs in FP32 until torch.compile lowers it, which needs a C++ compiler and Python's headers on the node.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 
 import ainode_proof as proof
 
@@ -33,7 +34,7 @@ def quantize():
         prepared(image)
         quantized = convert(prepared)
         found = {"error": ((quantized(image) - exact).abs().max() / exact.abs().max()).item(), "int8_over_fp32": None}
-        if shutil.which("g++"):
+        if shutil.which("g++") and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
             from torch._inductor import config
 
             config.freezing = True
@@ -53,7 +54,7 @@ def main():
     if found["error"] > 0.05:
         proof.say("fail", kernels or "no INT8 kernel", f"{quality} where 5 % is the most")
     if found["int8_over_fp32"] is None:
-        proof.say("advice", "no INT8 kernel", f"{quality}; the model runs in FP32 until a C++ compiler (g++) is on the node for torch.compile")
+        proof.say("advice", "no INT8 kernel", f"{quality}; the model runs in FP32 until torch.compile has g++ and python3-dev on the node")
     speed = f"{quality}; compiled, INT8 {found['int8_over_fp32']:.1f} times as fast as FP32"
     if path == "none":
         proof.say("not_applicable", kernels or "no INT8 kernel", f"this processor has no INT8 instructions; {speed}: serve FP32 here")

@@ -8,7 +8,7 @@
 set -eu
 
 output=${1:?"usage: build.sh OUTPUT [BUILD_DIRECTORY] | --dependencies"}
-source=$(cd "$(dirname "$0")" && pwd)
+source=$(cd "$(dirname "$0")" && pwd -P)
 have() {
     case $1 in
     /*) [ -e "$1" ] ;;
@@ -45,6 +45,15 @@ fi
 
 [ "$output" = --dependencies ] && exit 0
 
+# Whoever comes while another builds the same waits for it, and has nothing left to do.
+mkdir -p "$(dirname "$output")"
+exec 9>"$output.lock"
+was=$(stat -c %i "$output" 2>/dev/null || :)
+if ! flock --nonblock 9; then
+    flock 9
+    [ "$(stat -c %i "$output" 2>/dev/null || :)" = "$was" ] || exit 0
+fi
+
 if [ $# -ge 2 ]; then
     build=$2
 else
@@ -55,7 +64,6 @@ fi
 cmake -S "$source" -B "$build" >&2
 cmake --build "$build" --parallel "$(nproc)" >&2
 ctest --test-dir "$build" --output-on-failure >&2
-mkdir -p "$(dirname "$output")"
 # A reader of the output sees the whole new binary or the whole old one.
 install -m 0755 "$build/vnni-search" "$output.new"
 mv "$output.new" "$output"
