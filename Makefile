@@ -8,7 +8,7 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models demo test tsan fuzz crash bench-search bench-models bench-tasks
+.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models model-hosts demo test tsan fuzz crash bench-search bench-models bench-tasks
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
@@ -71,7 +71,7 @@ molecule: setup-test
 molecule-vm: setup-test
 	$(BIN)/molecule test --scenario-name vm
 
-# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of ten.
+# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of five.
 hosts: setup-test
 	$(BIN)/pytest -q tests/integration/test_fleet.py tests/integration/test_make_node.py --deselect "tests/integration/test_make_node.py::test_make_node[bare]"
 
@@ -79,9 +79,13 @@ hosts: setup-test
 frameworks: setup-test
 	$(BIN)/pytest -q -rs tests/frameworks $(if $(ALL),--all-frameworks)
 
-# From a trained model to its pinned INT8 service behind a balancer.
+# From a trained model to its INT8 service; then pinned, behind a balancer, on nodes of several kinds.
+MODEL_HOSTS := tests/models/test_roles.py tests/models/test_hosts.py
 models: setup-test
-	$(BIN)/pytest -q -rs tests/models
+	$(BIN)/pytest -q -rs tests/models $(addprefix --ignore=,$(MODEL_HOSTS)) $(if $(ALL),--all-models)
+
+model-hosts: setup-test
+	$(BIN)/pytest -q -rs $(MODEL_HOSTS)
 
 # The recommendation pipeline with its page in Chromium, and the manifests for a KServe cluster.
 demo: setup-test
@@ -89,7 +93,7 @@ demo: setup-test
 
 # The hosts mostly wait, for each other's answers and for a boot: three of these at a time. What each prints comes when it is done.
 test: search
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint unit models molecule demo hosts frameworks integration molecule-vm service sanity bench-tasks
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint molecule demo model-hosts models integration molecule-vm hosts frameworks unit sanity service bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 tsan: setup-test

@@ -6,6 +6,7 @@ pytest tests/models --all-models  what needs PyTorch, TensorFlow or Neural Compr
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -43,13 +44,16 @@ def installed(name, prepare):
     """
     lock = Path(str(LOCKS[name]).format(tag="cp{}{}".format(*sys.version_info)))
     directory = BUILD / f"{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
-    if not (directory / "done").exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        interpreter, options = prepare(directory)
-        quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-        locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", lock]
-        subprocess.run([interpreter, "-m", "pip", "install", *quiet, *options, *locked], check=True)
-        (directory / "done").touch()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(f"{directory}.lock", "w", encoding="utf-8") as turn:  # others may want it at the same time
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            interpreter, options = prepare(directory)
+            quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+            locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", lock]
+            subprocess.run([interpreter, "-m", "pip", "install", *quiet, *options, *locked], check=True)
+            (directory / "done").touch()
     return directory
 
 
