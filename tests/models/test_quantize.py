@@ -213,7 +213,7 @@ def test_neural_compressor_tunes_with_a_strategy(request, quantize, digits, pyth
 
 
 def test_minilm_keeps_its_embeddings(quantize, weights, tmp_path):
-    weights("minilm.py", "all_minilm_l6_v2/model.zip", tmp_path)
+    weights("embeddings.py", "all_minilm_l6_v2/model.zip", tmp_path)
     status, report, said = quantize.model(tmp_path, "minilm.xml", metric="cosine", model_type="transformer", samples=100, max_drop=0.02)
     assert status == 0, said
     assert report["refused"] is None and report["value"]["int8"] > 0.98

@@ -16,7 +16,6 @@ import sys
 import zipfile
 from importlib.resources import files
 from pathlib import Path
-from pydoc_data import topics
 
 import numpy as np
 import openvino as ov
@@ -81,12 +80,6 @@ def encode(tokenizer, texts):
     tokenizer.enable_padding(length=LONGEST)
     encoded = tokenizer.encode_batch(texts)
     return {"input_ids": np.array([it.ids for it in encoded], np.int64), "attention_mask": np.array([it.attention_mask for it in encoded], np.int64)}
-
-
-def paragraphs():
-    """Return the paragraphs of running text in the manual's chapters, as help() shows them."""
-    found = (" ".join(text.split()) for chapter in topics.topics.values() for text in chapter.split("\n\n"))
-    return sorted({text for text in found if len(text) > 60 and text[0].isalpha() and text.endswith(".")})
 
 
 def main(corpus, directory):
