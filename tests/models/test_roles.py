@@ -230,6 +230,17 @@ def test_keys_are_asked_for_and_kept_secret(node):
     assert node.run(f"curl -s -o /dev/null -w '%{{http_code}}' {url}") == "200"
 
 
+def test_a_run_that_was_cut_off_is_finished_by_the_next(node):
+    directory = "/etc/ainode/load-balancer"
+    # Switched to the configuration with the key, which HAProxy was not told.
+    node.run(f"ln -sfn $(readlink {directory}/previous.cfg) {directory}/current.cfg")
+    assert node.verdicts("load-balancer")["load_balancer.in_force"][0] == "fail"
+    status, changed, said = node.apply("load_balancer", api_keys=["let-me-in-4711"])
+    assert (status, changed) == (0, 1), said[-2000:]
+    assert node.run(f"curl -s -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{BALANCER}/v2/health/ready") == "401"
+    assert node.apply("load_balancer")[0] == 0
+
+
 def test_a_configuration_that_haproxy_refuses_changes_nothing(node):
     services = [{"name": "models", "port": BALANCER, "servers": ["127.0.0.1:99999"]}]
     assert node.apply("load_balancer", services=services)[0] != 0
