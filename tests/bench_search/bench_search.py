@@ -178,12 +178,16 @@ class UsearchI8(Peer):
         from usearch.index import Index
 
         self.index = Index(ndim=base.shape[1], metric="l2sq" if metric == "l2" else "ip", dtype="i8", connectivity=16, expansion_add=200)
-        self.scale = 1 / np.abs(base).max()
-        self.index.add(np.arange(len(base)), base * self.scale, threads=1)
+        self.scale = 127 / np.abs(base).max()
+        self.index.add(np.arange(len(base)), self.codes(base), threads=1)
+
+    def codes(self, rows):
+        """int8: what usearch itself makes of floats is for cosine, it forgets their length."""
+        return np.clip(np.rint(rows * self.scale), -127, 127).astype(np.int8)
 
     def run(self, queries, effort):
         self.index.expansion_search = effort
-        return self.index.search(queries * self.scale, K, threads=1).keys
+        return self.index.search(self.codes(queries), K, threads=1).keys
 
 
 class SvsVamana(Peer):
@@ -344,6 +348,7 @@ def plot(results: list[dict], path: Path) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines
     figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False)
     for axis, result in zip(axes[0], results):
         for engine, entry in result["engines"].items():
