@@ -569,7 +569,10 @@ def test_sigterm_drains(items, queries):
         idle = server.connection()
         assert server.ask("GET", "/v2", connection=idle)[0] == 200
         load = Load(server, queries, clients=6, k=100, ef=500)
-        time.sleep(0.3)
+        for _dummy in range(3000):
+            if load.answers > 10:  # it is well under way
+                break
+            time.sleep(0.01)
         server.draining = True
         server.process.send_signal(signal.SIGTERM)
         server.wait_log("draining")
