@@ -105,7 +105,6 @@ def browser(node, tmp_path_factory):
     import lab
     from selenium import webdriver
 
-    lab.PACKAGES.update({"chromium": "chromium", "chromedriver": "chromium-driver"})
     lab.need("chromium", "chromedriver")
     tunnel, port = node.tunnel()
     options = webdriver.ChromeOptions()

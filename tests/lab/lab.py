@@ -28,6 +28,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aino
 # command -> the Debian package that brings it
 PACKAGES = {
     "apt-config": "apt",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
     "cpio": "cpio",
     "depmod": "kmod",
     "git": "git",
