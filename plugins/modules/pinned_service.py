@@ -183,37 +183,29 @@ from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ainode.cpu.plugins.module_utils import service as units
+from ansible_collections.ainode.cpu.plugins.module_utils import settings
 
 
 class Failed(Exception):
     """An instance did not become what it should be."""
 
 
-class Host:
-    """This host's units: files below /etc/systemd/system and, where it runs, the systemd that acts on them."""
+class Host(settings.Host):
+    """This host's units and, where it runs, the systemd that acts on them."""
 
     def __init__(self, module):
+        super().__init__("/")
         self.module = module
         self.headers = {}
         if module.params["key_file"] and not module.check_mode:
             with open(module.params["key_file"], encoding="utf-8") as file:
                 self.headers["Authorization"] = "Bearer " + file.read().strip()
-        self.running = os.path.isdir("/run/systemd/system")
+        self.running = self.has_systemd()
 
-    def systemctl(self, *arguments):
-        """Run systemctl; Failed with its message when it fails."""
-        code, out, err = self.module.run_command(["systemctl", "--no-ask-password", *arguments])
-        if code:
-            raise Failed(f"systemctl {' '.join(arguments)}: {(err or out).strip()}")
-        return out
-
-    def read(self, unit):
+    def unit(self, unit):
         """Return the text of a unit file, or None."""
-        try:
-            with open(os.path.join(units.UNIT_DIRECTORY, unit), encoding="utf-8") as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
+        state = self.file_state(os.path.join(units.UNIT_DIRECTORY, unit))
+        return state and state["content"]
 
     def owned(self, service):
         """Return the names of the unit files that are instances of `service`."""
@@ -234,36 +226,22 @@ class Host:
         return os.path.lexists(os.path.join(units.WANTS_DIRECTORY, unit))
 
     def write(self, unit, text):
-        """Write a unit file atomically and enable it, or with text None remove both."""
+        """Write a unit file and enable it, or with text None remove both."""
         path = os.path.join(units.UNIT_DIRECTORY, unit)
         link = os.path.join(units.WANTS_DIRECTORY, unit)
         if text is None:
             for name in (link, path):
                 if os.path.lexists(name):
-                    os.unlink(name)
+                    self.put(name, None)
             return
         os.makedirs(units.WANTS_DIRECTORY, exist_ok=True)
-        temporary = path + ".ainode-new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        self.put(path, settings.file(text))
         if not os.path.lexists(link):
-            os.symlink(path, link)
+            self.put(link, settings.link(path))
 
     def link(self, path):
         """Return the target of a symbolic link, or None where there is nothing."""
         return os.readlink(path) if os.path.lexists(path) else None
-
-    def switch(self, path, target):
-        """Let the symbolic link `path` point to `target`: at every moment to the old one or to the new one."""
-        temporary = path + ".ainode-new"
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        os.symlink(target, temporary)
-        os.replace(temporary, path)
 
     def await_ready(self, unit, url, deadline, contains=""):
         """Wait until the unit is active and its URL answers 200 with `contains` in it; Failed with the end of its journal."""
@@ -320,10 +298,10 @@ def undo(host, steps, links, timeout):
     back = [step._replace(after=step.before) for step in steps if step.before is not None and (links or step.before != step.after)]
     try:
         for path, target in links.items():
-            host.switch(path, target)
+            host.put(path, settings.link(target))
         for step in back:
             apply(host, step, timeout, "")
-    except (Failed, OSError) as failure:
+    except (Failed, settings.SettingsError, OSError) as failure:
         return f"The way back failed, too: {failure}"
     return "What was there before is back and ready." if back or links else "There was nothing before it to go back to."
 
@@ -395,8 +373,11 @@ def main():
         module.fail_json(msg=f"pinned_service {options['name']}: links: {error.filename} is there and no symbolic link")
     switched = [link for link in links if link["changed"]]
     stale = [unit for unit in host.owned(service) if unit not in wanted]
-    active = host.active(sorted(wanted))
-    before = {unit: host.read(unit) for unit in [*wanted, *stale]}
+    try:
+        active = host.active(sorted(wanted))
+        before = {unit: host.unit(unit) for unit in [*wanted, *stale]}
+    except settings.SettingsError as error:
+        module.fail_json(msg=f"pinned_service {options['name']}: {error}")
     results, steps = [], []
     for index, (unit, text) in enumerate(wanted.items()):
         # Without a systemd there is nothing to start: the unit file and its link are all there is.
@@ -412,7 +393,7 @@ def main():
         touched = []
         try:
             for link in switched:
-                host.switch(link["path"], link["after"])
+                host.put(link["path"], settings.link(link["after"]))
             for step in steps:
                 touched.append(step)
                 apply(host, step, options["timeout"], options["serves"] or options["data"])
@@ -423,7 +404,7 @@ def main():
                     host.write(unit, None)
                 if host.running:
                     host.systemctl("daemon-reload")
-        except (Failed, OSError) as error:
+        except (Failed, settings.SettingsError, OSError) as error:
             # The one that failed first: it may serve nothing now.
             outcome = undo(host, reversed(touched), {link["path"]: link["before"] for link in switched}, options["timeout"])
             module.fail_json(msg=f"pinned_service {options['name']}: {error}\n{outcome}", units=results, links=links)

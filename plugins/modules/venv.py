@@ -14,6 +14,7 @@ description:
   - Makes a virtual environment out of a lock (pinned versions with hashes, wheels only) under C(DIRECTORY/NAME/DIGEST), runs its proof, and
     only then switches the link C(DIRECTORY/NAME/current) to it in one step. The digest names the lock, the proof and the Python version.
   - The environment that was in service before stays as C(previous). When anything fails, it stays in service and what was half made is removed.
+    One that a unit C(ainode-*.service) starts its program from stays for as long as that unit names it.
   - An environment that lost files, or that a power cut left half installed, is made anew.
   - The proof is a program that prints one JSON object with V(verdict) (V(pass), V(fail), V(not_applicable) or V(advice)), V(live) and V(reason).
     It is written beside the packages, and a file below O(audit_directory) lets M(ainode.cpu.node_audit) run it again later.
@@ -78,6 +79,12 @@ options:
       - Environment variables that the packages need. The environment's own interpreter sets them when it starts, where its caller did not.
     type: dict
     default: {}
+  compile:
+    description:
+      - Whether all byte code is made at once, so that no user ever waits for it. It is half of an installation's processor time and a fifth of its size.
+      - Where one program alone is run with it, run that once as root instead, and there is the byte code of what it imports.
+    type: bool
+    default: true
   audit:
     description: What the audit row says about the proof (V(section), V(what), V(expected), V(remedy)). Nothing is written for the audit without it.
     type: dict
@@ -154,6 +161,11 @@ path:
   returned: always
   type: str
   sample: /opt/ainode/venvs/openvino/current
+directory:
+  description: Where that link leads, for a unit that is to stay with this version; null when there is none.
+  returned: always
+  type: str
+  sample: /opt/ainode/venvs/openvino/3f0c9b7a55d1e2f4
 digest:
   description: The digest of the environment in service after the run; null when there is none.
   returned: always
@@ -208,8 +220,9 @@ import shutil
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import venv
+from ansible_collections.ainode.cpu.plugins.module_utils import settings, venv
 
+_UNITS = "/etc/systemd/system/ainode-*.service"
 # Written last: an environment without it was never finished.
 _MARKER = "ainode.json"
 # What the interpreter says of itself; where its ensurepip keeps pip's wheel is the distribution's choice (Debian: WHEEL_PKG_DIR).
@@ -263,11 +276,7 @@ class Environments:
 
     def point(self, link, directory):
         """Let `link` lead to `directory` in one step."""
-        temporary = self.link(f".{link}.new")
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        os.symlink(os.path.basename(directory), temporary)
-        os.replace(temporary, self.link(link))
+        settings.Host("/").put(self.link(link), settings.link(os.path.basename(directory)))
 
     def switch(self, directory):
         """Put `directory` into service and keep the one that was, unless it is damaged; remove all others."""
@@ -278,11 +287,16 @@ class Environments:
         self.sweep()
 
     def sweep(self):
-        """Remove every environment that is not in service and not kept: what an interrupted run left, and the last but one."""
+        """Remove every environment that is not in service and not kept: what an interrupted run left, and the last but one.
+
+        One that a unit of ours starts its program from stays: where a new version did not become ready, the unit before is back.
+        """
         kept = {os.path.basename(self.directory(link) or "") for link in ("current", "previous")}
+        started = "".join(read(unit) or "" for unit in glob.glob(_UNITS))
         for name in os.listdir(self.home):
-            if name not in kept and re.match(r"[0-9a-f]{16}(\.\d+)?\Z", name):
-                shutil.rmtree(os.path.join(self.home, name))
+            path = os.path.join(self.home, name)
+            if name not in kept and re.match(r"[0-9a-f]{16}(\.\d+)?\Z", name) and f"{path}/" not in started:
+                shutil.rmtree(path)
         if self.directory("previous") and not os.path.isdir(self.directory("previous")):
             os.unlink(self.link("previous"))
 
@@ -321,7 +335,7 @@ class Environments:
         try:
             run([self.want["python"], "-m", "venv", "--without-pip", directory], "python -m venv failed: {0}")
             os.mkdir(scratch)
-            pip("install", os.path.join(directory, "bin", "python"), python, lock, scratch, self.want)
+            pip("install", os.path.join(directory, "bin", "python"), python, lock, scratch, self.want, [] if self.want["compile"] else ["--no-compile"])
             for name, text in self.want["files"].items():
                 write(os.path.join(directory, "share", "ainode", name), text)
             for packages in glob.glob(os.path.join(glob.escape(directory), "lib", "python3*", "site-packages")) if self.want["environment"] else []:
@@ -393,16 +407,10 @@ def sync(directory):
         os.close(descriptor)
 
 
-def write(path, text, mode=0o644):
-    """Write `text` to `path` through a temporary file in its directory, which is made when it is missing."""
+def write(path, text):
+    """Write `text` to `path`; its directory is made when it is missing."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    temporary = path + ".new"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(temporary, mode)
-    os.replace(temporary, path)
+    settings.Host("/").put(path, settings.file(text))
 
 
 def read(path):
@@ -593,6 +601,7 @@ def main():
             "proxy": {"type": "str", "no_log": True},
             "ca_bundle": {"type": "path"},
             "cache": {"type": "path"},
+            "compile": {"type": "bool", "default": True},
         },
         required_if=[("state", "present", ["locks"]), ("state", "collected", ["locks", "wheelhouse"])],
         supports_check_mode=True,
@@ -628,7 +637,7 @@ def main():
             os.close(lock)
             if os.path.isdir(environments.home) and not os.listdir(environments.home):
                 os.rmdir(environments.home)
-    module.exit_json(path=environments.link("current"), **result)
+    module.exit_json(path=environments.link("current"), directory=environments.directory("current"), **result)
 
 
 if __name__ == "__main__":

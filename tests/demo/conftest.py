@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """pytest tests/demo    the ranker and the corpus by themselves; the demo on a container with systemd, its page in headless Chromium; KServe's manifests
 
-The builder is this machine: what it makes is kept below build/demo, so that a second run takes a fraction of the first.
+The builder is this machine: what it makes is kept below build, so that a second run takes a fraction of the first.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAB = CHECKOUT / "tests/lab/container"
 BUILDER = CHECKOUT / "build/demo/builder"
-MODELS = CHECKOUT / "build/demo/models"
 # No byte code beside the role's programs.
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(CHECKOUT / "tests/lab"), str(CHECKOUT / "roles/demo/files/builder"), str(CHECKOUT / "roles/demo/files/page")]
 
-# The engine is that of the other tests.
+# The engine is that of the other tests, and so is the environment that quantizes.
 VARIABLES = {
     "demo_packages": 1000,
     "demo_builder_directory": str(BUILDER),
-    "model_service_builder_directory": str(MODELS),
+    "model_service_builder_directory": str(CHECKOUT / "build/models/builder"),
     "vector_search_builder_directory": str(CHECKOUT / "build/vector-search"),
 }
 

@@ -19,7 +19,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PROOF = "import json, thing; print(json.dumps({'verdict': thing.VERDICT, 'live': str(thing.VERSION), 'reason': 'thing says so'}))"
 # The module as a node runs it: a process of its own that reads its arguments from the command line and prints JSON.
-RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ansible_collections.ainode.cpu.plugins.modules import venv; venv.main()"
+RUN = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from ansible_collections.ainode.cpu.plugins.modules import venv
+venv._UNITS = sys.argv.pop(1)
+venv.main()
+"""
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +69,7 @@ class Node:
         }  # fmt: skip
         arguments = {name: value for name, value in arguments.items() if value is not None}
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(CHECKOUT / "collections")],
+            [sys.executable, "-c", RUN, str(CHECKOUT / "collections"), str(self.top / "units/*.service")],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         assert done.stdout.startswith("\n{") or done.stdout.startswith("{"), done.stderr
@@ -140,6 +146,20 @@ def test_the_version_before_is_kept_and_comes_back(installed):
 def test_only_one_version_is_kept(installed, wheels):
     installed.run(2)
     installed.run("# the same packages, another proof\n" + wheels[1][1], files={"proof.py": PROOF + "\n"})
+    assert len(installed.environments()) == 2
+
+
+def test_what_a_unit_starts_from_is_kept(installed, wheels):
+    """A service whose new version did not become ready runs by the unit before, however many versions are tried after that."""
+    unit = installed.top / "units/ainode-thing-0.service"
+    unit.parent.mkdir()
+    served = os.path.realpath(installed.home / "current")
+    unit.write_text(f"[Service]\nExecStart={served}/bin/python -m thing\n")
+    installed.run(2)
+    installed.run("# the same packages, another proof\n" + wheels[1][1], files={"proof.py": PROOF + "\n"})
+    assert len(installed.environments()) == 3 and os.path.basename(served) in installed.environments()
+    unit.unlink()
+    installed.run(2)
     assert len(installed.environments()) == 2
 
 

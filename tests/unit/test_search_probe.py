@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import sys
 from pathlib import Path
 
 import pytest
 
-PROBE = Path(__file__).resolve().parents[2] / "roles/vector_search/files/probe.py"
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROBE = CHECKOUT / "roles/vector_search/files/probe.py"
 ROWS, DIM, K, QUERIES = 300, 8, 10, 16
 
 
 @pytest.fixture(scope="module")
 def probe():
+    """The probe beside what it shares with others, as it is on a node."""
+    sys.path.insert(0, str(CHECKOUT / "plugins/module_utils"))
     spec = importlib.util.spec_from_file_location("probe", PROBE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,24 +2,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Judge one thing about the load balancer on this node: probe.py ROW, a row of the audit (in_force, servers).
 
-Prints {"verdict", "live", "reason"} as JSON. Asks HAProxy at its administrator's socket (management guide, "show stat").
+Asks HAProxy at its administrator's socket (management guide, "show stat").
 """
 
 import csv
-import json
-import os
 import re
 import socket
-import sys
+
+from unit_probe import Failed, main, read
 
 SOCKET = "/run/ainode-load-balancer/admin.sock"
 CONFIGURATION = "/etc/ainode/load-balancer/current.cfg"
 # A configuration carries its own digest.
 DESCRIPTION = re.compile(r"^ +description (\S+)$", re.MULTILINE)
-
-
-class Failed(Exception):
-    """The row's verdict is fail; the text says why."""
 
 
 def ask(command):
@@ -38,8 +33,7 @@ def statistics():
 
 def in_force():
     """HAProxy runs the configuration that the last run put into service."""
-    with open(CONFIGURATION, encoding="utf-8") as file:
-        wanted = DESCRIPTION.findall(file.read())
+    wanted = DESCRIPTION.findall(read(CONFIGURATION))
     running = re.findall(r"^description: *(\S+)$", ask("show info"), re.MULTILINE)
     if running != wanted:
         raise Failed(
@@ -58,22 +52,6 @@ def servers():
     return "pass", f"{len(rows)} of {len(rows)} instances answer", ""
 
 
-ROWS = {function.__name__: function for function in (in_force, servers)}
-
-
-def main():
-    """Print the verdict of the row that is named on the command line."""
-    if len(sys.argv) != 2 or sys.argv[1] not in ROWS:
-        sys.exit(f"usage: probe.py {{{','.join(ROWS)}}}")
-    if not os.path.isdir("/run/systemd/system"):
-        verdict, live, reason = "not_applicable", None, "systemd does not run here, so no balancer keeps running"
-    else:
-        try:
-            verdict, live, reason = ROWS[sys.argv[1]]()
-        except (Failed, OSError, KeyError) as error:
-            verdict, live, reason = "fail", None, str(error)
-    print(json.dumps({"verdict": verdict, "live": live, "reason": reason}))
-
-
 if __name__ == "__main__":
-    main()
+    rows = {row.__name__: row for row in (in_force, servers)}
+    main(rows, lasting=rows)

@@ -2,12 +2,13 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Build vnni-search from its sources, test it, and only then put the binary in place.
-#   build.sh OUTPUT [BUILD_DIRECTORY]     a BUILD_DIRECTORY is kept, for the next build to begin from
-#   build.sh --dependencies               only install what the build needs
+#   build.sh OUTPUT
+#   build.sh --dependencies    only install what the build needs
+# VNNI_SEARCH_BUILD names a directory of intermediate files to keep, for the next build to begin from.
 # Installs what the build needs from Debian when it is missing and we are root; otherwise says what to install.
 set -eu
 
-output=${1:?"usage: build.sh OUTPUT [BUILD_DIRECTORY] | --dependencies"}
+output=${1:?"usage: build.sh OUTPUT | --dependencies"}
 source=$(cd "$(dirname "$0")" && pwd -P)
 have() {
     case $1 in
@@ -46,17 +47,17 @@ fi
 [ "$output" = --dependencies ] && exit 0
 
 # Whoever comes while another builds the same waits for it, and has nothing left to do.
-mkdir -p "$(dirname "$output")"
-exec 9>"$output.lock"
+lock=${VNNI_SEARCH_BUILD:-$output}.lock
+mkdir -p "$(dirname "$output")" "$(dirname "$lock")"
+exec 9>"$lock"
 was=$(stat -c %i "$output" 2>/dev/null || :)
 if ! flock --nonblock 9; then
     flock 9
     [ "$(stat -c %i "$output" 2>/dev/null || :)" = "$was" ] || exit 0
 fi
 
-if [ $# -ge 2 ]; then
-    build=$2
-else
+build=${VNNI_SEARCH_BUILD:-}
+if [ -z "$build" ]; then
     build=$(mktemp -d)
     trap 'rm -rf "$build"' EXIT
 fi
