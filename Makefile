@@ -82,7 +82,7 @@ hosts: setup-test
 frameworks: setup-test
 	$(BIN)/pytest -q -rs tests/frameworks $(if $(ALL),--all-frameworks)
 
-# From a trained model to its INT8 service; then pinned, behind a balancer, on nodes of several kinds.
+# From a trained model to its INT8 service, and the manifests for a KServe cluster; then pinned, behind a balancer, on nodes of several kinds.
 MODEL_HOSTS := tests/models/test_roles.py tests/models/test_hosts.py
 models: setup-test
 	$(BIN)/pytest -q -rs tests/models $(addprefix --ignore=,$(MODEL_HOSTS)) $(if $(ALL),--all-models)
@@ -90,7 +90,7 @@ models: setup-test
 model-hosts: setup-test
 	$(BIN)/pytest -q -rs $(MODEL_HOSTS)
 
-# The recommendation pipeline with its page in Chromium, and the manifests for a KServe cluster.
+# The recommendation pipeline with its page in Chromium.
 demo: setup-test
 	$(BIN)/pytest -q -rs tests/demo
 

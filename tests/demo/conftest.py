@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""pytest tests/demo    the ranker and the corpus by themselves; the demo on a container with systemd, its page in headless Chromium; KServe's manifests
+"""pytest tests/demo    the ranker and the corpus by themselves; the demo on a container with systemd, its page in headless Chromium
 
 The builder is this machine: what it makes is kept below build, so that a second run takes a fraction of the first.
 """
@@ -34,15 +34,6 @@ VARIABLES = {
 }
 
 
-def play(book, *options, inventory=None, **variables):
-    """Run a playbook; return (exit status, number of changed tasks of the last host, all that was printed)."""
-    command = [Path(sys.executable).with_name("ansible-playbook"), *(["-i", inventory] if inventory else []), *options]
-    command += ["-e", json.dumps({**VARIABLES, **variables}), CHECKOUT / "playbooks" / book]
-    done = subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, cwd=CHECKOUT, timeout=1500)
-    changed = re.findall(r"changed=(\d+)", done.stdout)
-    return done.returncode, int(changed[-1]) if changed else None, " ".join((done.stdout + done.stderr).split())
-
-
 class Node:
     """A Debian 12 container with the demo."""
 
@@ -56,7 +47,12 @@ class Node:
         subprocess.run([LAB, "down", "--inventory", "demo", "demo"], check=True, capture_output=True)
 
     def play(self, *options, **variables):
-        return play("demo.yml", *options, inventory=self.inventory, **variables)
+        """Run playbooks/demo.yml; return (exit status, number of changed tasks, all that was printed)."""
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, *options]
+        command += ["-e", json.dumps({**VARIABLES, **variables}), CHECKOUT / "playbooks/demo.yml"]
+        done = subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, cwd=CHECKOUT, timeout=1500)
+        changed = re.search(r"changed=(\d+)", done.stdout)
+        return done.returncode, int(changed.group(1)) if changed else None, " ".join((done.stdout + done.stderr).split())
 
     def run(self, script, given=""):
         """Run a shell script on the node with `given` as its standard input; return what it prints."""

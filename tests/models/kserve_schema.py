@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Say what in manifests KServe's API types do not know: schema.py MANIFESTS.yml, with a Python that has kserve.
+"""Say what in manifests KServe's API types do not know: kserve_schema.py MANIFESTS.yml, with a Python that has kserve.
 
 The types are those of the packages kserve and kubernetes, generated from the projects' OpenAPI schemas. Prints a line for each field that a type does
 not have, each value of another kind and each field that is required and missing; the types themselves pass over the first two.
