@@ -76,6 +76,7 @@ def test_they_name_what_is_there(written):
     (container,) = runtime["spec"]["containers"]
     predictor = service["spec"]["predictor"]
     assert container["image"] == "registry.test/server:2"
+    assert {"name": "GLIBC_TUNABLES", "value": "glibc.malloc.hugetlb=1"} in container["env"]
     assert {"--threads=4", "--hint=throughput"} <= set(container["args"])
     # The options are those of the server.
     known = SERVER.read_text()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge one thing about the model service on this node: probe.py ROW, a row of the audit (accuracy, int8, answers, pinned).
+"""Judge one thing about the model service on this node: probe.py ROW, a row of the audit (accuracy, int8, answers, pinned, huge_pages).
 
 Reads the units, the reports beside the models, /proc and the service itself. Where systemd does not run, an instance is started for the requests of
 `answers` and stopped again.
@@ -94,5 +94,23 @@ def pinned():
     return "pass", f"{len(instances)} of {len(instances)} instances, every thread on their own CPUs", ""
 
 
+def huge_pages():
+    """The memory of each instance lies in huge pages where the kernel gives them to programs that ask."""
+    instances, enabled, lines = units("model-service"), "/sys/kernel/mm/transparent_hugepage/enabled", []
+    for unit in instances:
+        smaps = read(f"/proc/{unit.pid()}/smaps_rollup")
+        huge, all_of_it = (int(re.search(rf"^{name}:\s+(\d+) kB$", smaps, re.MULTILINE).group(1)) // 1024 for name in ("AnonHugePages", "Anonymous"))
+        lines.append((unit.name, huge, all_of_it))
+    live = "; ".join(f"{name}: {huge} of {all_of_it} MiB" for name, huge, all_of_it in lines)
+    if "GLIBC_TUNABLES" not in instances[0].environment:
+        return "not_applicable", live, "the instances do not ask for them (model_service_huge_pages)"
+    if not os.path.exists(enabled) or "[never]" in read(enabled):
+        return "not_applicable", live, "this kernel gives none: transparent huge pages are off"
+    without = [name for name, huge, _all in lines if not huge]
+    if without:
+        return "advice", live, f"{', '.join(without)} got none: memory is fragmented (/proc/buddyinfo), or scarce"
+    return "pass", live, ""
+
+
 if __name__ == "__main__":
-    main({row.__name__: row for row in (accuracy, int8, answers, pinned)}, lasting=("pinned",))
+    main({row.__name__: row for row in (accuracy, int8, answers, pinned, huge_pages)}, lasting=("pinned", "huge_pages"))
