@@ -51,7 +51,8 @@ build/vnni-search: $(wildcard $(addprefix $(ENGINE)/,src/* tests/*.cpp CMakeList
 	@$(ENGINE)/build.sh $@
 	@$@ --help | head -n 1
 
-check: lint unit search
+check: setup-test
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit search
 
 # The server as its clients see it, one of them not ours, and on CPUs without VNNI (qemu-user).
 service: search setup-test
