@@ -137,7 +137,7 @@ def main(rows, lasting=()):
     """Print the verdict of the row that the command line names. `rows`: {name: function that returns (verdict, live, reason) or raises};
     `lasting` are those about a service that keeps running, which do not apply where systemd does not run."""
     if len(sys.argv) != 2 or sys.argv[1] not in rows:
-        sys.exit(f"usage: probe.py {{{','.join(rows)}}}")
+        raise SystemExit(f"usage: probe.py {{{','.join(rows)}}}")
     if sys.argv[1] in lasting and not has_systemd():
         verdict, live, reason = "not_applicable", None, "systemd does not run here, so no service keeps running"
     else:
@@ -145,4 +145,4 @@ def main(rows, lasting=()):
             verdict, live, reason = rows[sys.argv[1]]()
         except (Failed, OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
             verdict, live, reason = "fail", None, f"{error} {getattr(error, 'stderr', None) or ''}".strip()
-    print(json.dumps({"verdict": verdict, "live": live, "reason": reason}))
+    sys.stdout.write(json.dumps({"verdict": verdict, "live": live, "reason": reason}) + "\n")

@@ -239,7 +239,7 @@ class Host(settings.Host):
         if not os.path.lexists(link):
             self.put(link, settings.link(path))
 
-    def link(self, path):
+    def target(self, path):
         """Return the target of a symbolic link, or None where there is nothing."""
         return os.readlink(path) if os.path.lexists(path) else None
 
@@ -366,7 +366,7 @@ def main():
         module.fail_json(msg=f"pinned_service {options['name']}: {problem}")
 
     try:
-        links = [{"path": path, "before": host.link(path), "after": target} for path, target in sorted(options["links"].items())]
+        links = [{"path": path, "before": host.target(path), "after": target} for path, target in sorted(options["links"].items())]
         for link in links:
             link["changed"] = link["before"] != link["after"]
     except OSError as error:

@@ -2,20 +2,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compare vnni-search with its peers: one thread, every round interleaved, medians of CPU time.
 
-    bench_search.py --binary build/vnni-search [--sets glove,sift,wide] [--data NAME=BASE.npy,QUERIES.npy,METRIC] [--out DIR] [--docs PAGE.md]
+    bench_search.py --binary build/vnni-search [--sets glove,sift,wide] [--data NAME=BASE.npy,QUERIES.npy,METRIC | --data SET.hdf5] [--out DIR] [--docs PAGE.md]
 
 Writes results.json, results.md and results.svg to --out; with --docs also the table into the page, between its two marks, and the plot
-beside it. A peer that is not installed, or refuses this CPU, is listed with its reason. vnni-search runs three times: as it is, with VNNI
-masked (AVX2), and without huge pages. Ratios carry over to other machines; levels do not.
+beside it. Each engine has a process of its own; a peer that is not installed, or refuses this CPU, is listed with its reason. MiB are the index, of a
+peer what its process grew by when it was built. vnni-search runs three times: as it is, with VNNI masked (AVX2), and without huge pages; a fourth time where
+there are two NUMA nodes, with its memory on the other one. Ratios carry over to other machines; levels do not.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
+import importlib
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -70,6 +72,20 @@ def glove(rows: int) -> tuple[np.ndarray, np.ndarray, str]:
 SETS = {"glove": glove, "sift": sift, "wide": wide}
 
 
+def ann_benchmarks(path: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """A set in the format of https://github.com/erikbern/ann-benchmarks; its own truth is not used."""
+    import h5py
+
+    with h5py.File(path) as file:
+        base, queries, distance = file["train"][:].astype(np.float32), file["test"][:1000].astype(np.float32), file.attrs["distance"]
+    if distance == "angular":
+        base, queries = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30) for rows in (base, queries))
+    kinds = {"euclidean": "l2", "angular": "ip", "ip": "ip"}
+    if distance not in kinds:
+        raise SystemExit(f"--data {path}: its distance is {distance}, expected one of {', '.join(kinds)}")
+    return base, queries, kinds[distance]
+
+
 def without_huge_pages() -> None:
     """For this process and what it runs: no transparent huge pages, whatever it asks for."""
     pr_set_thp_disable = 41
@@ -85,10 +101,10 @@ class Ours:
 
     efforts = (10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 56, 68, 80, 112, 160, 226, 320)
 
-    def __init__(self, binary: str, directory: Path, kernel: str = "", huge_pages: bool = True):
+    def __init__(self, binary: str, directory: Path, kernel: str = "", huge_pages: bool = True, through: tuple[str, ...] = ()):
         environment = dict(os.environ, **({"VNNI_SEARCH_KERNEL": kernel} if kernel else {}))
         self.process = subprocess.Popen(
-            [binary, "bench", "--json-lines"],
+            [*through, binary, "bench", "--json-lines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -105,17 +121,16 @@ class Ours:
             raise RuntimeError(reply["error"])
         return reply
 
-    def build(self, base: np.ndarray, queries: np.ndarray, metric: str):
-        np.save(self.directory / "base.npy", base)
-        np.save(self.directory / "queries.npy", queries)
-        self.rows = len(queries)
+    def build(self, metric: str) -> tuple[float, float]:
+        """Return processor seconds and MiB."""
         reply = self.ask(op="build", base=str(self.directory / "base.npy"), metric=metric, threads=1)
         return reply["build_cpu_s"], reply["index_mib"]
 
-    def search(self, queries: np.ndarray, effort: int):
+    def search(self, effort: int) -> tuple[np.ndarray, float]:
+        """Return int [queries, K] and processor seconds."""
         out = self.directory / "ids"
         seconds = self.ask(op="search", query=str(self.directory / "queries.npy"), k=K, ef=effort, out=str(out))["cpu_s"]
-        return np.fromfile(out, dtype=np.int32).reshape(self.rows, K), seconds
+        return np.fromfile(out, dtype=np.int32).reshape(-1, K), seconds
 
     def close(self):
         self.process.stdin.close()
@@ -123,27 +138,67 @@ class Ours:
 
 
 class Peer:
-    """A library in this process; build() and run() are its own."""
+    """A library in a process of its own, like vnni-search."""
 
     efforts = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640)
 
-    def build(self, base, queries, metric):
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # or the index would lie in what another one left
-        before, start = resident_mib(), time.process_time()
-        self.make(base, metric)
-        return time.process_time() - start, resident_mib() - before
+    def __init__(self, library: type, directory: Path):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=peer_process, args=(library, other, directory), daemon=True)
+        self.process.start()
+        other.close()
 
-    def search(self, queries, effort):
-        start = time.thread_time()
-        ids = self.run(queries, effort)
-        return np.asarray(ids)[:, :K], time.thread_time() - start
+    def ask(self, *request):
+        self.pipe.send(request)
+        try:
+            reply = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            reply = f"it died with status {self.process.exitcode}"
+        if isinstance(reply, str):
+            raise RuntimeError(reply)
+        return reply
+
+    def build(self, metric: str) -> tuple[float, float]:
+        return self.ask("build", metric)
+
+    def search(self, effort: int) -> tuple[np.ndarray, float]:
+        return self.ask("search", effort)
 
     def close(self):
-        pass
+        self.pipe.close()
+        self.process.join()
 
 
-class Hnswlib(Peer):
+def peer_process(library: type, pipe, directory: Path) -> None:
+    """Answer ("build", metric) and ("search", effort) until the pipe ends; a string is what went wrong."""
+    base, queries = np.load(directory / "base.npy"), np.load(directory / "queries.npy")
+    made = library()
+    while True:
+        try:
+            action, value = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if action == "build":
+                importlib.import_module(library.module)  # its code is no part of the index
+                before, start = resident_mib(), time.process_time()
+                made.make(base, value)
+                reply = (time.process_time() - start, resident_mib() - before)
+            else:
+                start = time.thread_time()
+                ids = made.run(queries, value)
+                seconds = time.thread_time() - start
+                reply = (np.asarray(ids)[:, :K], seconds)
+        except Exception as error:  # a peer that cannot run here is part of the answer
+            reply = f"{type(error).__name__}: {error}".splitlines()[0]
+        pipe.send(reply)
+
+
+class Hnswlib:
+    module = "hnswlib"
+
     def make(self, base, metric):
         import hnswlib
 
@@ -157,7 +212,9 @@ class Hnswlib(Peer):
         return self.index.knn_query(queries, K, num_threads=1)[0]
 
 
-class FaissSq8(Peer):
+class FaissSq8:
+    module = "faiss"
+
     def make(self, base, metric):
         import faiss
 
@@ -173,7 +230,9 @@ class FaissSq8(Peer):
         return self.index.search(queries, K)[1]
 
 
-class UsearchI8(Peer):
+class UsearchI8:
+    module = "usearch.index"
+
     def make(self, base, metric):
         from usearch.index import Index
 
@@ -190,7 +249,9 @@ class UsearchI8(Peer):
         return self.index.search(self.codes(queries), K, threads=1).keys
 
 
-class SvsVamana(Peer):
+class SvsVamana:
+    module = "svs"
+
     def make(self, base, metric):
         import svs
 
@@ -204,7 +265,9 @@ class SvsVamana(Peer):
         return self.index.search(queries, K)[0]
 
 
-class Symqg(Peer):
+class Symqg:
+    module = "rabitqlib"
+
     def make(self, base, metric):
         import rabitqlib
 
@@ -253,19 +316,24 @@ def qps_at(points: list[dict], target: float) -> float | None:
 def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binary: str, rounds: int, directory: Path) -> dict:
     base, queries = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(queries, np.float32)
     truth = truth_of(base, queries, metric)
+    np.save(directory / "base.npy", base)
+    np.save(directory / "queries.npy", queries)
     engines = {
         OURS: Ours(binary, directory),
         f"{OURS} AVX2 (VNNI masked)": Ours(binary, directory, "avx2"),
         f"{OURS} 4 KiB pages": Ours(binary, directory, huge_pages=False),
     }
-    engines.update((peer, kind()) for peer, kind in PEERS.items())
+    if Path("/sys/devices/system/node/node1").exists():
+        engines[f"{OURS} memory on another node"] = Ours(binary, directory, through=("numactl", "--cpunodebind=0", "--membind=1"))
+    engines.update((peer, Peer(library, directory)) for peer, library in PEERS.items())
     result = {"set": name, "rows": len(base), "dim": base.shape[1], "metric": metric, "engines": {}}
     for engine, made in list(engines.items()):
         try:
-            seconds, mib = made.build(base, queries, metric)
+            seconds, mib = made.build(metric)
             result["engines"][engine] = {"build_cpu_s": seconds, "mib": mib, "points": []}
-        except Exception as error:  # a peer that cannot run here is part of the answer
-            result["engines"][engine] = {"unavailable": f"{type(error).__name__}: {error}".splitlines()[0]}
+        except RuntimeError as error:
+            result["engines"][engine] = {"unavailable": str(error)}
+            made.close()
             del engines[engine]
         print(f"{name}: {engine}: {result['engines'][engine]}", file=sys.stderr, flush=True)
     times: dict[tuple[str, int], list[float]] = {}
@@ -273,7 +341,7 @@ def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binar
     for _round in range(rounds):
         for engine, made in engines.items():
             for effort in made.efforts:
-                ids, seconds = made.search(queries, effort)
+                ids, seconds = made.search(effort)
                 times.setdefault((engine, effort), []).append(seconds)
                 recalls.setdefault((engine, effort), recall_of(ids, truth))
                 if recalls[engine, effort] > 0.998:
@@ -318,9 +386,7 @@ def table(results: list[dict]) -> str:
                 if qps and engine == OURS and (peer := best_peer(result, target)):
                     text = f"**{text}: {qps / peer[1]:.2f} times {peer[0]}**"
                 cells.append(text)
-            at_least = result["rows"] * result["dim"] / 2 / 2**20  # 4 bits a value; less is memory that was there before
-            mib = f"{entry['mib']:.0f}" if entry["mib"] >= at_least else ""
-            lines.append(f"| {title} | {engine} | {cells[0]} | {cells[1]} | {entry['build_cpu_s']:.0f} | {mib} |")
+            lines.append(f"| {title} | {engine} | {cells[0]} | {cells[1]} | {entry['build_cpu_s']:.0f} | {entry['mib']:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -365,7 +431,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", required=True)
     parser.add_argument("--sets", default="glove,sift,wide", help="of: " + ", ".join(SETS))
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=BASE.npy,QUERIES.npy,METRIC", help="a set of your own (instead of --sets)")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="SET", help="a set of your own (instead of --sets): NAME=BASE.npy,QUERIES.npy,l2|ip or NAME.hdf5"
+    )
     parser.add_argument("--rows", type=int, default=100_000, help="of a set; the wide one has a third")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("."))
@@ -373,9 +441,12 @@ def main() -> None:
     arguments = parser.parse_args()
     sets = {}
     for text in arguments.data:
+        if text.endswith((".hdf5", ".h5")):
+            sets[Path(text).stem] = lambda text=text: ann_benchmarks(text)
+            continue
         name, _equals, parts = text.partition("=")
         if parts.count(",") != 2:
-            parser.error(f"--data {text}: expected NAME=BASE.npy,QUERIES.npy,METRIC")
+            parser.error(f"--data {text}: expected NAME=BASE.npy,QUERIES.npy,l2|ip or NAME.hdf5")
         base, queries, metric = parts.split(",")
         sets[name] = lambda base=base, queries=queries, metric=metric: (np.load(base), np.load(queries), metric)
     for name in [] if sets else arguments.sets.split(","):
