@@ -75,7 +75,7 @@ molecule: setup-test
 molecule-vm: setup-test
 	$(BIN)/molecule test --scenario-name vm
 
-# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of five.
+# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of three.
 hosts: setup-test
 	$(BIN)/pytest -q tests/integration/test_fleet.py tests/integration/test_make_node.py --deselect "tests/integration/test_make_node.py::test_make_node[bare]"
 
