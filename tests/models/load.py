@@ -65,7 +65,7 @@ def client(make, pause):
     counts.append(count)
 
 
-threads = [threading.Thread(target=client, args=(make, pause)) for make in (rest, rest, rpc) for pause in (0.02, 0.04)]
+threads = [threading.Thread(target=client, args=(make, pause)) for make in (rest, rest, rpc) for pause in (0.05, 0.1)]
 for thread in threads:
     thread.start()
 for thread in threads:
