@@ -10,9 +10,8 @@ import re
 
 from . import ainode_run, cpu_power, cpulist, hugepages, memory_policy
 from .persisted import Boot
-from .settings import SettingsError
+from .settings import UNITS, SettingsError
 
-_UNITS = "/etc/systemd/system"
 _CPU = "/sys/devices/system/cpu"
 
 _POWER = ("governor", "epp", "epb", "turbo", "min_frequency_khz", "max_frequency_khz")
@@ -215,9 +214,9 @@ def _workloads(host):
 
 def _services(host):
     services = []
-    for unit in host.names(_UNITS, "ainode-*.service"):
+    for unit in host.names(UNITS, "ainode-*.service"):
         setting = dict(
-            line.split("=", 1) for line in (host.read(f"{_UNITS}/{unit}") or "").splitlines() if re.match(r"(CPUAffinity|NUMAPolicy|NUMAMask)=", line)
+            line.split("=", 1) for line in (host.read(f"{UNITS}/{unit}") or "").splitlines() if re.match(r"(CPUAffinity|NUMAPolicy|NUMAMask)=", line)
         )
         if "CPUAffinity" in setting:
             services.append(
@@ -234,7 +233,7 @@ def _services(host):
 
 def _exposure(host):
     # What sets the kernel's own settings answers nobody, and could not be shut in.
-    units = [unit for unit in host.names(_UNITS, "ainode-*.service") if unit != cpu_power.UNIT]
+    units = [unit for unit in host.names(UNITS, "ainode-*.service") if unit != cpu_power.UNIT]
     said = host.rated_units(units)
     return {unit: said.get(unit) for unit in units}
 

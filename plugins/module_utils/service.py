@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 
-UNIT_DIRECTORY = "/etc/systemd/system"
-WANTS_DIRECTORY = UNIT_DIRECTORY + "/multi-user.target.wants"
+from .settings import UNITS
+
+WANTS = UNITS + "/multi-user.target.wants"
 
 # What a network service that computes needs of the kernel: its own files, its sockets, its threads, and nothing else.
 # `systemd-analyze security` rates it 1.1 on systemd 252.

@@ -186,10 +186,6 @@ from ansible_collections.ainode.cpu.plugins.module_utils import service as units
 from ansible_collections.ainode.cpu.plugins.module_utils import settings
 
 
-class Failed(Exception):
-    """An instance did not become what it should be."""
-
-
 class Host(settings.Host):
     """This host's units and, where it runs, the systemd that acts on them."""
 
@@ -204,13 +200,13 @@ class Host(settings.Host):
 
     def unit(self, unit):
         """Return the text of a unit file, or None."""
-        state = self.file_state(os.path.join(units.UNIT_DIRECTORY, unit))
+        state = self.file_state(os.path.join(settings.UNITS, unit))
         return state and state["content"]
 
     def owned(self, service):
         """Return the names of the unit files that are instances of `service`."""
         try:
-            return sorted(filter(service.owns, os.listdir(units.UNIT_DIRECTORY)))
+            return sorted(filter(service.owns, os.listdir(settings.UNITS)))
         except FileNotFoundError:
             return []
 
@@ -223,18 +219,18 @@ class Host(settings.Host):
 
     def is_enabled(self, unit):
         """Return whether the unit starts at boot."""
-        return os.path.lexists(os.path.join(units.WANTS_DIRECTORY, unit))
+        return os.path.lexists(os.path.join(units.WANTS, unit))
 
     def write(self, unit, text):
         """Write a unit file and enable it, or with text None remove both."""
-        path = os.path.join(units.UNIT_DIRECTORY, unit)
-        link = os.path.join(units.WANTS_DIRECTORY, unit)
+        path = os.path.join(settings.UNITS, unit)
+        link = os.path.join(units.WANTS, unit)
         if text is None:
             for name in (link, path):
                 if os.path.lexists(name):
                     self.put(name, None)
             return
-        os.makedirs(units.WANTS_DIRECTORY, exist_ok=True)
+        os.makedirs(units.WANTS, exist_ok=True)
         self.put(path, settings.file(text))
         if not os.path.lexists(link):
             self.put(link, settings.link(path))
@@ -244,7 +240,7 @@ class Host(settings.Host):
         return os.readlink(path) if os.path.lexists(path) else None
 
     def await_ready(self, unit, url, deadline, contains=""):
-        """Wait until the unit is active and its URL answers 200 with `contains` in it; Failed with the end of its journal."""
+        """Wait until the unit is active and its URL answers 200 with `contains` in it; SettingsError with the end of its journal."""
         said = "it is not active"
         while True:
             if unit in self.active([unit]):
@@ -264,7 +260,7 @@ class Host(settings.Host):
                     said = f"{url}: {error}"
             if time.monotonic() > deadline:
                 journal = self.module.run_command(["journalctl", "--no-pager", "--lines=15", "--output=cat", f"--unit={unit}"])[1]
-                raise Failed(f"{unit} is not ready: {said}. The end of its journal:\n{journal.strip()}")
+                raise settings.SettingsError(f"{unit} is not ready: {said}. The end of its journal:\n{journal.strip()}")
             time.sleep(0.2)
 
 
@@ -280,7 +276,7 @@ class Step(NamedTuple):
 
 
 def apply(host, step, timeout, serves):
-    """Write one instance's unit and bring it into force; Failed when it does not become ready in time."""
+    """Write one instance's unit and bring it into force; SettingsError when it does not become ready in time."""
     host.write(step.unit, step.after)
     if not host.running or step.action == "write":
         return
@@ -301,7 +297,7 @@ def undo(host, steps, links, timeout):
             host.put(path, settings.link(target))
         for step in back:
             apply(host, step, timeout, "")
-    except (Failed, settings.SettingsError, OSError) as failure:
+    except (settings.SettingsError, OSError) as failure:
         return f"The way back failed, too: {failure}"
     return "What was there before is back and ready." if back or links else "There was nothing before it to go back to."
 
@@ -404,7 +400,7 @@ def main():
                     host.write(unit, None)
                 if host.running:
                     host.systemctl("daemon-reload")
-        except (Failed, settings.SettingsError, OSError) as error:
+        except (settings.SettingsError, OSError) as error:
             # The one that failed first: it may serve nothing now.
             outcome = undo(host, reversed(touched), {link["path"]: link["before"] for link in switched}, options["timeout"])
             module.fail_json(msg=f"pinned_service {options['name']}: {error}\n{outcome}", units=results, links=links)

@@ -222,7 +222,7 @@ import subprocess
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ainode.cpu.plugins.module_utils import settings, venv
 
-_UNITS = "/etc/systemd/system/ainode-*.service"
+_UNITS = f"{settings.UNITS}/ainode-*.service"
 # Written last: an environment without it was never finished.
 _MARKER = "ainode.json"
 # What the interpreter says of itself; where its ensurepip keeps pip's wheel is the distribution's choice (Debian: WHEEL_PKG_DIR).

@@ -7,7 +7,7 @@
 Writes results.json, results.md and results.svg to --out; with --docs also the table into the page, between its two marks, and the plot
 beside it. Each engine has a process of its own; a peer that is not installed, or refuses this CPU, is listed with its reason. MiB are the index, of a
 peer what its process grew by when it was built. vnni-search runs three times: as it is, with VNNI masked (AVX2), and without huge pages; a fourth time where
-there are two NUMA nodes, with its memory on the other one. Ratios carry over to other machines; levels do not.
+there are two NUMA nodes and numactl, with its memory on the other one. Ratios carry over to other machines; levels do not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -323,7 +324,7 @@ def compare(name: str, base: np.ndarray, queries: np.ndarray, metric: str, binar
         f"{OURS} AVX2 (VNNI masked)": Ours(binary, directory, "avx2"),
         f"{OURS} 4 KiB pages": Ours(binary, directory, huge_pages=False),
     }
-    if Path("/sys/devices/system/node/node1").exists():
+    if Path("/sys/devices/system/node/node1").exists() and shutil.which("numactl"):
         engines[f"{OURS} memory on another node"] = Ours(binary, directory, through=("numactl", "--cpunodebind=0", "--membind=1"))
     engines.update((peer, Peer(library, directory)) for peer, library in PEERS.items())
     result = {"set": name, "rows": len(base), "dim": base.shape[1], "metric": metric, "engines": {}}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -29,6 +30,22 @@ def test_the_same_inputs_are_not_quantized_twice(quantize, digits):
     first, again = quantize.model(digits()), quantize.model(digits(), name="another-name", max_drop=0.5)
     assert not again[1]["built"] and again[1]["digest"] == first[1]["digest"]
     assert again[2] == "", "it said that it worked"
+
+
+def test_two_at_a_time_make_the_same_artefact(python, digits, tmp_path):
+    """Two plays with one builder: the one that comes second keeps what the first made."""
+
+    interpreter, source = python("quantize"), digits()
+
+    def model(_number):
+        return Quantizer(interpreter, tmp_path / "artefacts").model(source)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(model, range(2))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert first[1]["built"] and second[1]["built"], "they did not run at the same time"
+    assert first[1]["digest"] == second[1]["digest"]
+    assert [path.name for path in (tmp_path / "artefacts").iterdir()] == [first[1]["digest"]]
 
 
 def test_other_data_or_options_are_another_artefact(quantize, digits, tmp_path):

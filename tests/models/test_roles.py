@@ -110,6 +110,8 @@ def test_the_example_is_deployed_and_answers(node):
     assert changed
     verdicts = node.verdicts("model-service")
     print(verdicts)
+    given = "[never]" not in node.run("cat /sys/kernel/mm/transparent_hugepage/enabled || echo '[never]'")
+    assert verdicts.pop("model_service.huge_pages")[0] == ("pass" if given else "not_applicable")
     assert {verdict for verdict, _live in verdicts.values()} == {"pass"}
     assert node.exposure("ainode-model-service-0") <= 2.0
 

@@ -24,8 +24,7 @@ def answers():
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(running(models, bases[models] + "/v2/health/ready"))
-        command = [word for word in vectors.command if not word.startswith(("--admin", "--writes", "--capacity"))]
-        stack.enter_context(running(vectors, bases[vectors] + "/v2/health/ready", command))
+        stack.enter_context(running(vectors, bases[vectors] + "/v2/health/ready"))
         # The balancer, which it asks otherwise, is started for no one.
         stack.enter_context(running(page, bases[page] + "/health/live", [*page.command, f"--models={bases[models]}", f"--vectors={bases[vectors]}"]))
         found = json.loads(ask(bases[page] + "/api/search?q=" + urllib.parse.quote(QUERY)))

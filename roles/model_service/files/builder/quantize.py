@@ -529,7 +529,11 @@ def build(want, made_of, directory):
             json.dump(report, stream, indent=2)
         os.chmod(scratch, 0o755)
         os.sync()
-        os.rename(scratch, directory)
+        try:
+            os.rename(scratch, directory)
+        except OSError:
+            if not whole(directory):  # else another run made the same meanwhile
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
