@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The play on three hosts at once, as on one: converged, unchanged the second time, and back."""
+"""The play on ten hosts at once, as on one: converged, unchanged the second time, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FLEET = CHECKOUT / "tests/lab/fleet"
-HOSTS = 3
+HOSTS = 10
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def inventory():
 
 def play(inventory, name):
     """Run a playbook on the fleet; returns {host: {counter: value}} of its recap."""
-    # Tuning and audit alone: the hosts share this machine's CPUs and memory, three search services would only fight for them.
+    # Tuning and audit alone: the hosts share this machine's CPUs and memory, ten search services would only fight for them.
     command = [Path(sys.executable).with_name("ansible-playbook"), "-f", "5", "-i", inventory, "-e", '{"ainode_services": []}', f"playbooks/{name}"]
     done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, done.stdout
