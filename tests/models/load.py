@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Send requests all the time and count those that fail: load.py SECONDS REST_PORT GRPC_PORT, on a node, with the model server's Python.
 
-Four clients of REST (binary) and two of gRPC, each on a connection of its own that it opens anew when the server closed it; half of them pause long
-enough between requests for the connection to be idle when an instance dies. Stops early when the file /tmp/load-stop is there.
+Six clients of REST (binary) and three of gRPC, each on a connection of its own that it opens anew when the server closed it; every third one pauses
+long enough between requests for the connection to be idle when an instance dies. A client that never had an answer has failed, too. Stops early when the
+file /tmp/load-stop is there.
 Prints {"requests": n, "failures": [text, …], "versions": [of the models that answered]} as JSON.
 """
 
@@ -62,10 +63,12 @@ def client(make, pause):
             ask = make()
             time.sleep(0.05)
         time.sleep(pause)
+    if not count:
+        failures.append(f"a client with a pause of {pause} s had no answer at all")
     counts.append(count)
 
 
-threads = [threading.Thread(target=client, args=(make, pause)) for make in (rest, rest, rpc) for pause in (0.05, 0.1)]
+threads = [threading.Thread(target=client, args=(make, pause)) for make in (rest, rest, rpc) for pause in (0.02, 0.04, 0.1)]
 for thread in threads:
     thread.start()
 for thread in threads:
