@@ -27,7 +27,6 @@ sys.path[:0] = [str(CHECKOUT / "tests/lab"), str(CHECKOUT / "roles/demo/files/bu
 
 # The engine is that of the other tests, and so is the environment that quantizes.
 VARIABLES = {
-    "demo_packages": 1000,
     "demo_builder_directory": str(BUILDER),
     "model_service_builder_directory": str(CHECKOUT / "build/models/builder"),
     "vector_search_builder_directory": str(CHECKOUT / "build/vector-search"),

@@ -35,6 +35,7 @@ runpy.run_path(probe, run_name="__main__")
 """
 AWAIT_ANSWERS = "for n in $(seq 60); do sleep 0.5; python3 -B /opt/ainode/demo/*/probe.py answers | grep -q '\"pass\"' && exit; done; exit 1"
 AWAIT_PAGE = "for n in $(seq 120); do sleep 0.5; curl -sf http://127.0.0.1:8080/health/live && exit; done; exit 1"
+WHAT_RUNS = "systemctl show --property=Id,MainPID,NRestarts 'ainode-*.service'"
 UNITS = "ainode-demo-0 ainode-vector-search-0 ainode-model-service-0"
 
 
@@ -77,9 +78,13 @@ def test_it_is_deployed(node):
     print(f"the demo took {time.monotonic() - began:.0f} s")
 
 
-def test_a_check_run_finds_nothing_to_change(node):
-    status, changed, text = node.play("--check")
+@pytest.mark.parametrize("options", [[], ["--check"]], ids=["real", "check"])
+def test_a_second_run_changes_nothing(node, options):
+    before = node.run(WHAT_RUNS)
+    assert all(f"Id={unit}.service" in before for unit in UNITS.split())
+    status, changed, text = node.play(*options)
     assert (status, changed) == (0, 0), text[-4000:]
+    assert node.run(WHAT_RUNS) == before
 
 
 def test_ranking_brings_something_on_queries_that_were_held_out(node):
