@@ -5,10 +5,10 @@
     measure.py step JSON          run it, print its result and append it to RUN/steps.jsonl
     measure.py summary RUN JSON   print {"steps": […], "ratios": {…}} and write it to RUN/results.json
 
-A step is {"name", "program", "arguments", "framework", "environment", "instances", "seconds", "timeout", "run", "venvs", "first"}, and may be
-measured in several rounds.
+A step is {"name", "program", "arguments", "framework", "environment", "lacking", "instances", "seconds", "timeout", "run", "venvs", "first"}, and
+may be measured in several rounds.
 "instances" are those of the placement filter ("cpus" and "memory_node" null: not bound); none means one process that nothing is set for.
-A step whose framework is not installed is skipped with that reason.
+A step whose framework is not installed is skipped with that reason, and so is one that is "lacking": what the processor cannot show.
 Needs Python 3.8 and nothing else.
 """
 
@@ -92,6 +92,8 @@ def run(step):
     """Return the result of a step: the sum of its instances' rates, the worst of their times, and what share of the processors others took."""
     python = Path(step["venvs"]) / step["framework"] / "current" / "bin" / "python"
     result = {"name": step["name"], "framework": step["framework"], "instances": len(step["instances"]) or None}
+    if step.get("lacking"):
+        return {**result, "skipped": step["lacking"]}
     if not python.exists():
         return {**result, "skipped": f"{step['framework']} is not installed (frameworks_install)"}
     processes = []
