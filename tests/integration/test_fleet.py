@@ -39,6 +39,7 @@ def test_fleet(inventory):
     assert all(counters["changed"] for counters in first.values())
 
     second = play(inventory, "ai-node.yml")
+    assert len(second) == HOSTS
     assert [host for host, counters in second.items() if counters["changed"]] == []
 
     back = play(inventory, "rollback.yml")
