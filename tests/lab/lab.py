@@ -53,11 +53,14 @@ NODE = [
     "ca-certificates", "dbus", "git", "iproute2", "kmod", "linux-cpupower", "make", "numactl", "openssh-server",
     "procps", "python3", "sudo", "systemd", "systemd-sysv", "udev",
 ]  # fmt: skip
+# What the roles would install from Debian for the services: under emulation that takes minutes.
+SERVICES = ["haproxy", "python3-venv"]
 # Someone's empty machine: what the README asks for and nothing else.
 BARE = ["git", "make", "python3"]
 IMAGES = {
     "bookworm": ("bookworm", NODE),
     "bookworm-bare": ("bookworm", BARE),
+    "bookworm-services": ("bookworm", NODE + SERVICES),
     "trixie": ("trixie", NODE),
 }
 

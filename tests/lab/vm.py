@@ -3,6 +3,7 @@
 """A virtual machine as a test host, emulated (no KVM): two sockets, two NUMA nodes, real governors, C-states and hugepages.
 
   vm up               boot from a clean disk and wait until that is done; writes the inventory build/lab/vm.yml
+  vm up --show DIR    the same, with the files of a directory of this machine read-only below /mnt
   vm up --no-wait     boot in the background; `vm wait` later
   vm wait             until the boot is done
   vm reboot           restart the guest, which keeps its disk, and wait until the new boot is done
@@ -31,15 +32,15 @@ import ssdt
 
 NODES = 2
 CPUS = 4
-MEMORY_MIB = 2048
-DISK = "3G"
+MEMORY_MIB = 4096
+DISK = "6G"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 MODULES = ["drivers/cpufreq", "drivers/virtio", "drivers/block/virtio_blk.ko", "drivers/net/virtio_net.ko", "drivers/net/net_failover.ko",
            "net/core/failover.ko", "arch/x86/kernel/msr.ko", "fs/overlayfs", "net/ipv6"]  # fmt: skip
 # Loaded by the initrd, in this order.
 BOOT_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net"]
 # Needless here, and slow under emulation.
-MASKED = ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
+MASKED = ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "haproxy.service",
           "getty.target", "getty@tty1.service", "getty-static.service", "ldconfig.service", "serial-getty@ttyS0.service", "systemd-firstboot.service",
           "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-logind.service", "systemd-pcrphase.service",
           "systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service", "systemd-pstore.service", "systemd-random-seed.service",
@@ -55,6 +56,7 @@ ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
 mount -t ext4 -o noatime /dev/vda /root
+[ ! -b /dev/vdb ] || mount -t ext4 -o ro /dev/vdb /root/mnt
 cp -a /guest/. /root/
 umount /proc
 exec switch_root /root /sbin/init
@@ -97,7 +99,7 @@ def disk():
     """The directory in the cache with disk, vmlinuz, initrd and ssdt.aml, made when their recipe is new."""
     lab.need_root()
     lab.need("apt-config", "cpio", "depmod", "iasl", "mke2fs", "qemu-system-x86_64", "ssh")
-    base = lab.base_tarball("bookworm")
+    base = lab.base_tarball("bookworm-services")
     with lab.locked("vm"):
         tree, release = kernel()
         made = lab.CACHE / f"vm-{lab.digest(base.name, tree.name, Path(__file__).read_text(), Path(ssdt.__file__).read_text())}"
@@ -130,7 +132,11 @@ def make_disk(work, base, tree, release):
         shutil.copyfile(tree / modules / name, target / name)
     lab.run("depmod", "-b", root / "usr" if not (root / "lib").is_symlink() else root, release)
     shutil.copyfile(tree / f"boot/config-{release}", root / f"boot/config-{release}")
-    lab.lay({**FILES, **lab.host_files()[0]}, root)
+    files, shown = lab.host_files()
+    if shown:
+        # pip's configuration names directories of this machine.
+        del files["/etc/pip.conf"]
+    lab.lay({**FILES, **files}, root)
     for unit in MASKED:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
@@ -179,8 +185,8 @@ def process(name):
         return None
 
 
-def start(name):
-    """Start the VM from a clean disk, in the background."""
+def start(name, show=None):
+    """Start the VM from a clean disk, in the background, with the files of the directory `show` on a second one."""
     made = disk()
     stop(name)
     directory = state(name)
@@ -194,6 +200,12 @@ def start(name):
         (Path(work) / "guest/root").chmod(0o700)
         archive(Path(work), directory / "keys")
     (directory / "initrd").write_bytes((made / "initrd").read_bytes() + (directory / "keys").read_bytes())
+    shown = []
+    if show:
+        # Room for each file's last block and for the file system itself.
+        size = sum(path.stat().st_size + 4096 for path in Path(show).rglob("*")) * 5 // 4 + 2**24
+        lab.run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", show, directory / "shown", f"{size // 1024}K", stdout=subprocess.DEVNULL)
+        shown = ["-drive", f"file={directory / 'shown'},format=raw,if=virtio,readonly=on"]
     port = free_port()
     memory, cpus = MEMORY_MIB // NODES, CPUS // NODES
     numa = [option for node in range(NODES) for option in (
@@ -205,7 +217,7 @@ def start(name):
         "qemu-system-x86_64", "-name", f"ainode-lab-{name}", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Cascadelake-Server",
         "-smp", f"{CPUS},sockets={NODES},cores={cpus}", "-m", f"{MEMORY_MIB}", *numa, *distances,
         "-acpitable", f"file={made / 'ssdt.aml'}", "-device", "pc-testdev",
-        "-drive", f"file={made / 'disk'},format=raw,if=virtio,snapshot=on,cache=unsafe",
+        "-drive", f"file={made / 'disk'},format=raw,if=virtio,snapshot=on,cache=unsafe", *shown,
         "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
         "-kernel", made / "vmlinuz", "-initrd", directory / "initrd",
         "-append", "console=ttyS0 panic=-1 mitigations=off quiet tsc=reliable net.ifnames=0 cpufreq.default_governor=powersave",
@@ -260,7 +272,7 @@ def stop(name):
 
 def up(options):
     """Boot from a clean disk."""
-    path = start(options.name)
+    path = start(options.name, options.show)
     if not options.no_wait:
         wait(options.name)
     print(path)
@@ -297,6 +309,7 @@ def main():
         command.add_argument("--name", default="vm", help="default: vm")
         command.set_defaults(function=function)
         if action == "up":
+            command.add_argument("--show", metavar="DIR", help="a directory that the guest finds below /mnt")
             command.add_argument("--no-wait", action="store_true", help="return while it boots")
         if action == "ssh":
             command.add_argument("command", nargs=argparse.REMAINDER)
