@@ -101,7 +101,8 @@ def judge(service, machine):
         said = f"{unit}: CPUs {sorted(allowed)} of node {home}, {share:.1%} of {sum(own.values()):.1f} MiB there, policy {', '.join(sorted(policies))}"
         print(said)
         assert share >= OWN_SHARE, said
-        assert policies == {f"bind:{home}"}, said
+        # OpenVINO asks for the node that it runs on ("local"), for some of its own memory.
+        assert f"bind:{home}" in policies and policies <= {f"bind:{home}", "local"}, said
         listening = output("ss", "-Hltnp", f"sport = :{first_port + int(unit.rpartition('-')[2].partition('.')[0])}")
         assert f"pid={pid}," in listening, f"{unit} does not listen where it should: {listening}"
         homes.append(home)
