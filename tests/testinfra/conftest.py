@@ -33,8 +33,9 @@ DEFAULTS = {
     "hugepages_swappiness": 10,
 }
 
-# One look at the node: each line is path:value. Offline CPUs and what a kernel does not have are simply not in it.
+# One look at the node: each line is path:value. Offline CPUs and what a kernel does not have are simply not in it, the first line always is.
 LOOK = r"""
+grep -sHm1 . /proc/cpuinfo
 cd /sys/devices/system || exit 0
 grep -s . cpu/cpu[0-9]*/cpufreq/scaling_governor cpu/intel_pstate/no_turbo cpu/cpufreq/boost \
   cpu/cpu[0-9]*/cpuidle/state[0-9]*/name cpu/cpu[0-9]*/cpuidle/state[0-9]*/latency cpu/cpu[0-9]*/cpuidle/state[0-9]*/disable \
@@ -55,7 +56,11 @@ class Node:
     def __init__(self, host, expected):
         self.host = host
         self.expected = expected
-        self.files = dict(line.split(":", 1) for line in host.run(LOOK).stdout.splitlines() if ":" in line)
+        look = host.run(LOOK)
+        self.files = dict(line.split(":", 1) for line in look.stdout.splitlines() if ":" in line)
+        # A look that shows nothing would let every test skip what it did not see.
+        if "/proc/cpuinfo" not in self.files:
+            raise RuntimeError(f"the look at the node failed with {look.rc}: {look.stderr or look.stdout}")
         self.mounts = [line.split() for line in host.file("/proc/self/mountinfo").content_string.splitlines()]
         self.is_root = host.user().name == "root"
 
@@ -102,7 +107,11 @@ def placement(host):
     file = host.file("/etc/ainode/placement.json")
     if not file.exists:
         pytest.skip("no workload is placed on this node (role runtime_env)")
-    return json.loads(file.content_string)["workloads"]
+    workloads = json.loads(file.content_string)["workloads"]
+    if not workloads:
+        pytest.skip("no workload is asked for on this node")
+    assert all(workloads.values()), "a workload without instances"
+    return workloads
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-CPU = "/sys/devices/system/cpu"
+SYSTEM = "/sys/devices/system"
 THP = "/sys/kernel/mm/transparent_hugepage"
 TUNERS = ["tuned", "power-profiles-daemon", "tlp", "cpufrequtils", "auto-cpufreq"]
 SYSCTLS = {
@@ -31,7 +31,7 @@ def governors(node):
     found = node.find(r"cpu/cpu\d+/cpufreq/scaling_governor")
     if not found:
         pytest.skip("this node has no cpufreq: a hypervisor owns the frequency")
-    node.owns(f"{CPU}/cpu0/cpufreq/scaling_governor")
+    node.owns(f"{SYSTEM}/{min(found)}")
     return found
 
 
@@ -46,26 +46,35 @@ def test_governor_after_a_reboot(node):
     power_at_boot(node, "governor", wanted)
 
 
-def test_turbo(node):
-    wanted = node.wants("cpu_power_turbo")
-    if "cpu/intel_pstate/no_turbo" in node.files:
-        node.owns(f"{CPU}/intel_pstate/no_turbo")
-        flags = re.search(r"^flags\s*:(.*)$", node.text("/proc/cpuinfo"), re.MULTILINE)
-        if wanted and flags and " ida " not in flags.group(1) + " ":
-            pytest.skip("the firmware has turbo disabled: the CPU shows no flag ida")
-        assert node.files["cpu/intel_pstate/no_turbo"] == ("0" if wanted else "1")
-    elif "cpu/cpufreq/boost" in node.files:
-        node.owns(f"{CPU}/cpufreq/boost")
-        assert node.files["cpu/cpufreq/boost"] == ("1" if wanted else "0")
-    else:
+def turbo(node):
+    """Return (the file's text, the text that is expected, what is expected at boot) of the switch for turbo."""
+    wanted = str(node.wants("cpu_power_turbo")).lower() in ("true", "yes", "on", "1")
+    switches = {"cpu/intel_pstate/no_turbo": "10", "cpu/cpufreq/boost": "01"}
+    path = next((path for path in switches if path in node.files), None)
+    if path is None:
         pytest.skip("this node offers no control over turbo")
+    node.owns(f"{SYSTEM}/{path}")
+    flags = re.search(r"^flags\s*:(.*)$", node.text("/proc/cpuinfo"), re.MULTILINE)
+    if path.endswith("no_turbo") and wanted and flags and "ida" not in flags.group(1).split():
+        pytest.skip("the firmware has turbo disabled: the CPU shows no flag ida")
+    return node.files[path], switches[path][wanted], int(wanted)
+
+
+def test_turbo(node):
+    text, expected, _at_boot = turbo(node)
+    assert text == expected
+
+
+def test_turbo_after_a_reboot(node):
+    power_at_boot(node, "turbo", turbo(node)[2])
 
 
 def idle_states(node):
     """Return [(cpu and state, name, latency in µs, disabled)], the names and the latency that are expected; skip where there is nothing to expect."""
     names, cap = node.expected.get("cpu_power_idle_states_disabled") or [], node.expected.get("cpu_power_max_exit_latency_us")
-    # Without a battery, a node that names no states has the latency's default; a laptop keeps its idle states.
-    if isinstance(cap, str) or (cap == 10 and (names or any(text == "Battery" for text in node.find(r"[^/]+/type").values()))):
+    # What a template makes of the limit is not known here. Without a battery, a node that names no states has the default; a laptop keeps its idle states.
+    cap = int(cap) if str(cap).isdigit() else None
+    if cap == 10 and (names or any(text == "Battery" for text in node.find(r"[^/]+/type").values())):
         cap = None
     if cap is None and not names:
         pytest.skip("nothing is asked of the idle states")
@@ -75,7 +84,7 @@ def idle_states(node):
     ]
     if not states:
         pytest.skip("this node has no idle states that can be disabled")
-    node.owns(f"{CPU}/cpu0/cpuidle/state0/disable")
+    node.owns(f"{SYSTEM}/{states[0][0]}/disable")
     return states, names, cap
 
 
@@ -86,8 +95,9 @@ def test_idle_states(node):
 
 
 def test_idle_states_after_a_reboot(node):
-    _states, names, cap = idle_states(node)
-    power_at_boot(node, *(("idle_states_disabled", " ".join(names)) if names else ("max_exit_latency_us", cap)))
+    states, names, cap = idle_states(node)
+    here = {name for _path, name, _latency, _off in states}
+    power_at_boot(node, *(("idle_states_disabled", ",".join(name for name in names if name in here)) if names else ("max_exit_latency_us", cap)))
 
 
 def pages(node):
@@ -103,35 +113,57 @@ def pages(node):
     return wanted
 
 
+def counts(node, size):
+    """Return {node: (path below SYSTEM, huge pages of `size` kB)}; the one of a kernel without NUMA has the node None."""
+    found = node.find(rf"node/node\d+/hugepages/hugepages-{size}kB/nr_hugepages")
+    if not found and not node.find(r"node/node\d+/.*"):
+        path = f"../../kernel/mm/hugepages/hugepages-{size}kB/nr_hugepages"
+        return {None: (path, int(node.text(f"{SYSTEM}/{path}")))}
+    return {int(re.search(r"\d+", path).group()): (path, int(text)) for path, text in found.items()}
+
+
+def asked(node):
+    """Yield (what is asked for, its count, {node: (path, count)} of the nodes it is asked of)."""
+    for (size, number), count in pages(node).items():
+        there = counts(node, size)
+        if number is not None and None not in there:
+            there = {number: there[number]}
+        for path, _count in list(there.values())[:1]:
+            node.owns(f"{SYSTEM}/{path}")
+        yield f"{size} kB on node {'(all)' if number is None else number}", count, there
+
+
 def test_hugepages(node):
-    wanted = pages(node)
-    node.owns("/sys/devices/system/node/node0/hugepages" if node.find(r"node/node0/.*") else "/sys/kernel/mm/hugepages")
-    for (size, number), count in wanted.items():
-        each = node.find(rf"node/node{'[0-9]+' if number is None else number}/hugepages/hugepages-{size}kB/nr_hugepages")
-        have = sum(map(int, each.values())) if each else int(node.text(f"/sys/kernel/mm/hugepages/hugepages-{size}kB/nr_hugepages"))
-        assert have == count, f"{have} huge pages of {size} kB on node {'(all)' if number is None else number}, {count} are expected"
+    for what, count, there in asked(node):
+        assert sum(have for _path, have in there.values()) == count, what
 
 
 def test_a_total_of_huge_pages_is_spread_over_the_nodes(node):
-    for (size, number), count in pages(node).items():
-        if number is None:
-            near = [path for path, text in node.find(r"node/node\d+/cpulist").items() if text]
-            each = [int(node.files[path.replace("cpulist", f"hugepages/hugepages-{size}kB/nr_hugepages")]) for path in near]
-            if len(each) < 2:
-                pytest.skip("this node has one NUMA node")
-            node.owns("/sys/devices/system/node/node0/hugepages")
-            assert max(each) - min(each) <= (1 if count % len(each) else 0)
+    totals = [(size, count) for (size, number), count in pages(node).items() if number is None]
+    near = [int(re.search(r"\d+", path).group()) for path in node.find(r"node/node\d+/cpulist")]
+    if not totals or len(near) < 2:
+        pytest.skip("this node has one NUMA node, or each node's huge pages are asked for by themselves")
+    for size, count in totals:
+        each = sorted(counts(node, size)[number][1] for number in near)
+        assert each == sorted(count // len(near) + (index < count % len(near)) for index in range(len(near)))
+
+
+def at_boot(node):
+    """Return {path: value} of what systemd-tmpfiles writes at boot; of several lines for a path, the first counts."""
+    written = {}
+    for words in map(str.split, node.host.check_output("systemd-tmpfiles --cat-config").splitlines()):
+        if len(words) == 7 and words[0].startswith("w"):
+            written.setdefault(words[1], words[6])
+    return written
 
 
 def test_hugepages_after_a_reboot(node):
-    wanted = pages(node)
-    node.owns("/sys/kernel/mm/hugepages")
     node.boots()
-    lines = [line.split() for line in node.host.check_output("systemd-tmpfiles --cat-config").splitlines() if line.startswith("w")]
-    for (size, number), count in wanted.items():
-        where = "[0-9]+" if number is None else number
-        pattern = rf"/sys/(devices/system/node/node{where}/|kernel/mm/)hugepages/hugepages-{size}kB/nr_hugepages"
-        assert sum(int(words[6]) for words in lines if len(words) == 7 and re.fullmatch(pattern, words[1])) == count
+    written = at_boot(node)
+    for what, count, there in asked(node):
+        paths = [f"{SYSTEM}/{path}".replace("/devices/system/../..", "") for path, _count in there.values()]
+        assert any(path in written for path in paths), what
+        assert sum(int(written.get(path, 0)) for path in paths) == count, what
 
 
 @pytest.mark.parametrize("name", SYSCTLS)
@@ -169,13 +201,22 @@ def test_transparent_hugepages_after_a_reboot(node, file, name):
     node.text(f"{THP}/{file}")
     node.owns(f"{THP}/{file}")
     node.boots()
-    lines = [line.split() for line in node.host.check_output("systemd-tmpfiles --cat-config").splitlines()]
-    assert [words[6] for words in lines if len(words) == 7 and words[0].startswith("w") and words[1] == f"{THP}/{file}"][:1] == [wanted]
+    assert at_boot(node).get(f"{THP}/{file}") == wanted
 
 
-def test_nobody_else_tunes(node):
+def tuners(node, question):
+    """Return {tuner: what systemctl answers}; each has an answer, also one that is not installed."""
     node.boots()
     if node.expected.get("cpu_power_conflicting_tuners") == "ignore":
         pytest.skip("cpu_power_conflicting_tuners: ignore lets other tuners run")
-    active = [name for name in TUNERS if node.host.run(f"systemctl is-active {name}.service").stdout.strip() == "active"]
-    assert active == []
+    said = {name: node.host.run(f"systemctl {question} {name}.service") for name in TUNERS}
+    return {name: done.stdout.strip() or ("not-found" if "o such file" in done.stderr else f"{done.rc}: {done.stderr}") for name, done in said.items()}
+
+
+def test_nobody_else_tunes(node):
+    assert {name: state for name, state in tuners(node, "is-active").items() if state not in ("inactive", "failed", "unknown")} == {}
+
+
+def test_nobody_else_tunes_after_a_reboot(node):
+    off = ("disabled", "masked", "masked-runtime", "static", "indirect", "not-found")
+    assert {name: state for name, state in tuners(node, "is-enabled").items() if state not in off} == {}

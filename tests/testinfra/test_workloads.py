@@ -31,10 +31,11 @@ def test_instances_of_a_workload_share_no_core(placement, topology):
 
 
 def test_online_and_search_instances_stay_within_a_numa_node(placement, topology):
-    for workload, _number, instance in instances(placement):
-        nodes = {topology[cpu][1] for cpu in expand(instance["cpus"])}
-        if workload in ("online", "search") and instance["numa_node"] is not None:
-            assert nodes == {instance["numa_node"]}
+    within = [one for workload, _number, one in instances(placement) if workload in ("online", "search") and one["numa_node"] is not None]
+    if not within:
+        pytest.skip("no online or search instance is placed on a NUMA node")
+    for instance in within:
+        assert {topology[cpu][1] for cpu in expand(instance["cpus"])} == {instance["numa_node"]}, instance["name"]
 
 
 def test_environment_files_mean_the_same_to_a_shell(host, placement):
@@ -74,7 +75,7 @@ def test_ainode_run_binds_memory(host, placement):
         pytest.skip("this kernel shows no memory policy (no /proc/self/numa_maps)")
     for workload, number, instance in bound[-1:]:
         done = host.run("ainode-run --workload %s --instance %s -- sh -c %s", workload, str(number), SHOW)
-        if "memory is not bound" in done.stderr:
+        if "memory is not bound" in done.stderr and re.search("not permitted|not implemented", done.stderr):
             pytest.skip(done.stderr.strip())
         policy = re.search(r"^policy (\w+)[^:]*:(\S+)", done.stdout, re.MULTILINE)
         assert (policy.group(1), expand(policy.group(2))) == (instance["memory_policy"], expand(instance["memory_node"]))
