@@ -55,6 +55,12 @@ class Unit:
             raise Failed(f"{self.name} does not run ({self.property('ActiveState')})")
         return pid
 
+    def runs_with(self):
+        """Return the environment that the unit's program has: of the running process, where systemd runs it."""
+        if not has_systemd():
+            return {**os.environ, **self.environment}
+        return dict(entry.split("=", 1) for entry in read(f"/proc/{self.pid()}/environ").split("\0") if "=" in entry)
+
 
 def units(service):
     """Return the units of a service, sorted; Failed when it has none."""
@@ -77,7 +83,7 @@ def expand(cpulist):
 
 def read(path):
     """Return the text of a file."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
 
 
@@ -134,15 +140,15 @@ def running(unit, ready_url, command=None, seconds=120):
 
 
 def main(rows, lasting=()):
-    """Print the verdict of the row that the command line names. `rows`: {name: function that returns (verdict, live, reason) or raises};
-    `lasting` are those about a service that keeps running, which do not apply where systemd does not run."""
-    if len(sys.argv) != 2 or sys.argv[1] not in rows:
-        raise SystemExit(f"usage: probe.py {{{','.join(rows)}}}")
+    """Print the verdict of the row that the command line names. `rows`: {name: function that returns (verdict, live, reason) or raises}, called with
+    the further words of the command line; `lasting` are those about a service that keeps running, which do not apply where systemd does not run."""
+    if len(sys.argv) < 2 or sys.argv[1] not in rows:
+        raise SystemExit(f"usage: probe.py {{{','.join(rows)}}} [ARGUMENT...]")
     if sys.argv[1] in lasting and not has_systemd():
         verdict, live, reason = "not_applicable", None, "systemd does not run here, so no service keeps running"
     else:
         try:
-            verdict, live, reason = rows[sys.argv[1]]()
+            verdict, live, reason = rows[sys.argv[1]](*sys.argv[2:])
         except (Failed, OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
             verdict, live, reason = "fail", None, f"{error} {getattr(error, 'stderr', None) or ''}".strip()
     sys.stdout.write(json.dumps({"verdict": verdict, "live": live, "reason": reason}) + "\n")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
 import sys
@@ -75,3 +76,80 @@ def test_an_order_that_is_none(probe, served):
 def test_an_empty_answer_misses_all(probe, served):
     index, answers = served
     assert probe.judge(index, [[] for _dummy in answers], K) == (0, K * len(answers))
+
+
+class FakeUnit:
+    """An instance whose service names the kernel `kernel`, on a processor that executes `able`, and that was ready `seconds` after its start."""
+
+    def __init__(self, directory, kernel="avx2", able=(), environment=None, seconds=1.0, mode="ram"):
+        self.name, self.kernel, self.environment = "ainode-vector-search-0.service", kernel, environment or {}
+        program, index = directory / "vnni-search", directory / "index.vnni"
+        self.kernels = "\n".join([*able, "avx2", "scalar"]) + "\n"
+        index.write_bytes(bytes(1 << 20))
+        self.command, self.options = [str(program)], {"mode": mode, "index": str(index)}
+        self.times = {"InactiveExitTimestampMonotonic": "5000000", "ActiveEnterTimestampMonotonic": str(int(5e6 + seconds * 1e6))}
+
+    def pid(self):
+        return 1
+
+    def property(self, name):
+        return self.times[name]
+
+    def runs_with(self):
+        return self.environment
+
+
+@pytest.fixture
+def node(probe, monkeypatch, tmp_path):
+    """A function that puts one instance on the node; `shown` are the flags of /proc/cpuinfo."""
+
+    @contextlib.contextmanager
+    def answering(unit):
+        yield lambda _path: f'vnni_search_build_info{{version="1",kernel="{unit.kernel}"}} 1'
+
+    def put(shown="", **options):
+        unit = FakeUnit(tmp_path, **options)
+        monkeypatch.setattr(probe, "units", lambda _service: [unit])
+        monkeypatch.setattr(probe, "answering", answering)
+        told = {(*unit.command, "kernels"): unit.kernels}
+        monkeypatch.setattr(probe.subprocess, "run", lambda command, **_options: probe.subprocess.CompletedProcess(command, 0, told[tuple(command)]))
+        monkeypatch.setattr(probe, "read", lambda _path: f"processor : 0\nflags : fpu avx2 {shown}\n")
+
+    return put
+
+
+@pytest.mark.parametrize("kernel", ["avx512_vnni", "avx512_vnni_256", "avx_vnni", "neon_dotprod"])
+def test_a_dot_product_instruction_in_use_passes(probe, node, kernel):
+    node(kernel=kernel, able=[kernel])
+    assert probe.int8() == ("pass", kernel, "")
+
+
+def test_an_instruction_left_unused_fails(probe, node):
+    node(able=["avx512_vnni", "avx_vnni"])
+    with pytest.raises(probe.Failed, match="the kernel avx2 is in use although the processor executes avx512_vnni"):
+        probe.int8()
+
+
+def test_a_kernel_that_was_asked_for_is_advice(probe, node):
+    node(able=["avx_vnni"], environment={"VNNI_SEARCH_KERNEL": "avx2"})
+    verdict, live, reason = probe.int8()
+    assert (verdict, live) == ("advice", "avx2") and "VNNI_SEARCH_KERNEL=avx2 asks for it, and the processor executes avx_vnni" in reason
+    node(able=["avx_vnni"], environment={"VNNI_SEARCH_KERNEL": "scalar"})
+    with pytest.raises(probe.Failed):
+        probe.int8()
+
+
+@pytest.mark.parametrize(("shown", "said"), [("", "instruction;"), ("avx512_vnni", "instruction, although /proc/cpuinfo shows avx512_vnni;")])
+def test_what_the_processor_executes_counts_and_not_what_a_file_shows(probe, node, shown, said):
+    node(shown=shown)
+    verdict, live, reason = probe.int8()
+    assert (verdict, live) == ("advice", "avx2") and said in reason
+
+
+@pytest.mark.parametrize(("mode", "hint"), [("ram", True), ("mmap", False)])
+def test_a_slow_restart_fails(probe, node, mode, hint):
+    node(seconds=2.5, mode=mode)
+    assert probe.restart("2.6")[0] == "pass"
+    with pytest.raises(probe.Failed, match=r"ready 2\.5 s after its start.* more than vector_search_restart_seconds, 2\.4") as failed:
+        probe.restart("2.4")
+    assert ("reads all of it into memory" in str(failed.value)) == hint

@@ -16,6 +16,7 @@
 
 #include "build.hpp"
 #include "cli.hpp"
+#include "kernels.hpp"
 #include "tags.hpp"
 
 namespace vnni {
@@ -28,8 +29,9 @@ static const char* const kHelp = R"(usage: vnni-search COMMAND [options]      (v
   info     what an index holds
   verify   check every byte of an index
   plan     bytes by section for n vectors of dimension d, and what fits where
+  kernels  the kernels that this CPU can run, the best first
 
-The kernels are chosen by the CPU; VNNI_SEARCH_KERNEL=avx2 (avx512_vnni, avx_vnni, avx2, neon_dotprod, scalar) overrides.
+The best kernel is used; VNNI_SEARCH_KERNEL=avx2 (avx512_vnni, avx_vnni, avx512_vnni_256, avx2, neon_dotprod, scalar) chooses another.
 )";
 
 static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE --output FILE.vnni --metric l2|ip|cosine [options]
@@ -282,6 +284,12 @@ static int run(int argc, char** argv) {
     }
     if (command == "info") return one_file(info_main, kInfoHelp);
     if (command == "verify") return one_file(verify_main, kVerifyHelp);
+    if (command == "kernels") {
+        if (argc > 2 && !help) fail("vnni-search kernels takes no arguments");
+        if (help) return std::fputs("usage: vnni-search kernels\n\nPrints the kernels that this CPU can run by what cpuid says, a line each, the best first.\n", stdout), 0;
+        for (const Kernels* k : usable_kernels()) std::puts(k->name);
+        return 0;
+    }
 #ifdef VNNI_SEARCH_SERVE
     if (command == "serve") return serve_main(argc, argv);
 #endif

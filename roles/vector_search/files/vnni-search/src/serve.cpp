@@ -613,6 +613,7 @@ int serve_main(int argc, char** argv) {
     try {
         const auto options = parse_options(argc - 2, argv + 2);  // after "vnni-search serve"
         if (!options) return 0;
+        kernel_name();  // a kernel that this CPU lacks is refused now, not with the first query
         // Before the first thread: all inherit it, and the main thread takes these signals one by one.
         sigset_t signals;
         sigemptyset(&signals);

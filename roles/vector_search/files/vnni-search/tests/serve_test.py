@@ -817,10 +817,27 @@ def test_a_cpu_without_vnni_gives_the_same_answers(folder, items, queries):
     with Server(items[0]) as server:
         want = from_json(server.ask("POST", INFER, as_json(queries, k=10, ef=200))[1])
     for cpu, kernel in (("Haswell", "avx2"), ("Nehalem", "scalar")):
-        with Server(items[0], "--request-timeout", "60", wrapper=(qemu, "-cpu", cpu)) as server:
+        with Server(items[0], "--request-timeout", "60", env={"VNNI_SEARCH_KERNEL": ""}, wrapper=(qemu, "-cpu", cpu)) as server:
             ids, distances = from_json(server.ask("POST", INFER, as_json(queries, k=10, ef=200))[1])
             assert server.metric(f'build_info{{version="0.1.0",kernel="{kernel}"}}') == 1
             assert (ids == want[0]).mean() > 0.99 and np.allclose(distances, want[1], 1e-3)
+        told = subprocess.run([qemu, "-cpu", cpu, BINARY, "kernels"], capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        assert told[0] == kernel and told[-1] == "scalar" and not [name for name in told if "vnni" in name]
+
+
+def test_the_best_kernel_is_used_unless_another_is_asked_for(items, queries):
+    told = subprocess.run([BINARY, "kernels"], capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert told[-1] == "scalar"
+    answers = []
+    for wanted in ("", *told):
+        with Server(items[0], env={"VNNI_SEARCH_KERNEL": wanted}) as server:
+            assert server.metric(f'build_info{{version="0.1.0",kernel="{wanted or told[0]}"}}') == 1
+            answers.append(from_json(server.ask("POST", INFER, as_json(queries, k=10, ef=200))[1])[0])
+    assert all((ids == answers[0]).mean() > 0.99 for ids in answers)
+    lacking = "neon_dotprod" if "neon_dotprod" not in told else "avx2"
+    command = [BINARY, "serve", "--index", items[0], "--listen", "127.0.0.1:0"]
+    out = subprocess.run(command, env={**os.environ, "VNNI_SEARCH_KERNEL": lacking}, capture_output=True, text=True, timeout=60, check=False)
+    assert out.returncode == 1 and f"VNNI_SEARCH_KERNEL={lacking}: this CPU cannot run it; it can run {', '.join(told)}" in out.stderr, out.stderr
 
 
 def test_replicas_lie_on_the_nodes_of_the_workers(items, others, queries):
