@@ -6,12 +6,13 @@ container up NAME...        start systemd nodes afresh: /sys and /proc/sys are r
 container up --privileged   the same with /sys and /proc/sys writable: they are this machine's, put back what you change
 container up --machine DIR  with the CPU, memory and NUMA files of a recorded machine in a writable copy of their own:
                             lscpu, numactl and cpupower see that machine, and a plain file takes any value
-container up --bare         no systemd, no sshd: an unprivileged container with git, make and python3, for `exec`
+container up --bare         no systemd, no sshd: an unprivileged container with git, make and python3, for `exec`; /tmp is noexec
 container exec NAME -- COMMAND...
 container down NAME...
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from podman import PREFIX, image, podman, query, ready
 
 # The parts of another machine that a container can show as its own. runc mounts nothing else inside /proc.
 MACHINE = ["/proc/cpuinfo", "/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/hugepages"]
+# What without_vnni leaves of the CPU holds for the containers too.
+CPU_LIMITS = ("ONEDNN_MAX_CPU_ISA", "VNNI_SEARCH_KERNEL")
 # In a privileged container udev would act on this machine's devices.
 UDEV = ["systemd-udevd.service", "systemd-udevd-kernel.socket", "systemd-udevd-control.socket", "systemd-udev-trigger.service"]
 
@@ -60,8 +63,15 @@ def create(name, machine, options):
     arguments = [f"--name={PREFIX}{name}", f"--hostname={name}", *(f"--volume={path}:{path}:ro" for path in shown)]
     if machine:
         arguments += machine_mounts(machine, name)
+    elif os.path.ismount("/proc/cpuinfo"):  # by without_vnni
+        arguments.append("--volume=/proc/cpuinfo:/proc/cpuinfo:ro")
+    limits = [f"{key}={os.environ[key]}" for key in CPU_LIMITS if key in os.environ]
+    arguments += [f"--env={limit}" for limit in limits]
+    if limits:  # systemd hands its own environment to no unit
+        files["/etc/systemd/system.conf.d/cpu.conf"] = f"[Manager]\nDefaultEnvironment={' '.join(limits)}\n"
     if options.bare:
         command = ["sleep", "infinity"]
+        arguments.append("--tmpfs=/tmp:rw,noexec,mode=1777")
     else:
         files.update(lab.guest_ssh_files())
         command = ["/sbin/init"]

@@ -37,6 +37,12 @@ def pytest_addoption(parser):
     parser.addoption("--all-models", action="store_true", help="the large models and methods too")
 
 
+def int8_path():
+    """Return the instructions that the CPU of these tests has for INT8, or None."""
+    shown = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    return next((name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if name in shown), None)
+
+
 def installed(name, prepare):
     """Return the directory below build/models that holds one of LOCKS, installed once while the lock stays the same.
 
@@ -102,12 +108,13 @@ def digits(python, tmp_path_factory):
 class Quantizer:
     """quantize.py with a directory of artefacts."""
 
-    def __init__(self, interpreter, artefacts, keep=100):
-        self.interpreter, self.artefacts, self.keep = interpreter, artefacts, keep
+    def __init__(self, interpreter, artefacts, keep=100, wrapper=()):
+        self.interpreter, self.artefacts, self.keep, self.wrapper = interpreter, artefacts, keep, wrapper
 
     def __call__(self, *options, env=None, **specification):
         """Return (exit status, the report or None, what was said)."""
         command = [
+            *self.wrapper,
             self.interpreter,
             ROLE / "files/builder/quantize.py",
             "--keep",

@@ -8,11 +8,16 @@ import concurrent.futures
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROLE, Quantizer
+from conftest import CHECKOUT, ROLE, Quantizer, int8_path
+
+sys.path.insert(0, str(CHECKOUT / "tests/lab"))
+
+import lab
 
 
 def test_plain_quantization_keeps_the_accuracy(quantize, digits):
@@ -78,9 +83,21 @@ def test_accuracy_control_rescues_it(quantize, digits):
 
 
 def test_weights_alone(quantize, digits):
+    if os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        pytest.skip("OpenVINO looks past ONEDNN_MAX_CPU_ISA here, and oneDNN then has no such primitive; the next test shows a CPU without AVX-512")
     report = quantize.model(digits(), method="weights", calibration="")[1]
     assert report["refused"] is None and len(report["layers_in_fp32"]) == 2
     assert report["size_bytes"]["int8"] < 0.5 * report["size_bytes"]["fp32"]
+
+
+def test_a_cpu_without_int8_instructions_quantizes_and_judges_too(python, digits, tmp_path):
+    """QEMU's user mode shows a CPU of its own to cpuid and executes no instruction that this one lacks."""
+    lab.need("qemu-x86_64")
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    quantize = Quantizer(python("quantize"), tmp_path / "artefacts", wrapper=("qemu-x86_64", "-cpu", "Haswell"))
+    status, report, said = quantize.model(digits(), method="weights", calibration="", env=environment)
+    assert status == 0, said
+    assert report["refused"] is None and report["value"]["int8"] > 0.97
 
 
 def test_none_makes_fp32_alone(quantize, digits):
@@ -234,7 +251,9 @@ def test_minilm_keeps_its_embeddings(quantize, weights, tmp_path):
     status, report, said = quantize.model(tmp_path, "minilm.xml", metric="cosine", model_type="transformer", samples=100, max_drop=0.02)
     assert status == 0, said
     assert report["refused"] is None and report["value"]["int8"] > 0.98
-    assert report["speedup"] > 1.5 and report["size_bytes"]["int8"] < 0.4 * report["size_bytes"]["fp32"]
+    assert report["size_bytes"]["int8"] < 0.4 * report["size_bytes"]["fp32"]
+    if int8_path():  # without, INT8 is slower than FP32
+        assert report["speedup"] > 1.5
 
 
 def test_efficientnet_is_refused_and_rescued(quantize, weights, tmp_path):
@@ -243,6 +262,8 @@ def test_efficientnet_is_refused_and_rescued(quantize, weights, tmp_path):
     status, plain, said = quantize.model(tmp_path, "efficientnet.xml", **options)
     assert status == 0, said
     assert plain["value"]["int8"] < 0.9 and "Try method nncf_accuracy_control" in plain["refused"]
+    if not int8_path():
+        pytest.skip("this CPU has no INT8 instructions: its INT8 saturates, and which layers lose their accuracy by that says nothing of one that has them")
     status, rescued, said = quantize.model(tmp_path, "efficientnet.xml", **options, method="nncf_accuracy_control")
     assert status == 0, said
     assert rescued["refused"] is None and rescued["value"]["int8"] >= 0.95
