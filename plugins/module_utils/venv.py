@@ -10,6 +10,7 @@ https://pip.pypa.io/en/stable/topics/secure-installs/). Installed files are know
 
 from __future__ import annotations
 
+import ast
 import csv
 import glob
 import hashlib
@@ -17,6 +18,11 @@ import json
 import os
 import re
 
+# How pip reaches an index: https://pip.pypa.io/en/stable/cli/pip/#general-options
+_PIP_SETTINGS = {
+    "cert", "client-cert", "default-timeout", "extra-index-url", "find-links", "index-url", "keyring-provider", "no-index", "proxy", "retries", "timeout",
+    "trusted-host",
+}  # fmt: skip
 _PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 
 
@@ -77,6 +83,34 @@ def damage(directory, files):
             except OSError:
                 return f"{found} is missing"
     return None
+
+
+def clean(environment):
+    """Return the variables of `environment` without those that make an interpreter or the linker load other files than it would by itself.
+
+    An environment is made and proven as the services and the audit start it, whoever's session runs the play.
+    """
+    return {name: value for name, value in environment.items() if not name.startswith(("PYTHON", "LD_"))}
+
+
+def pip_environment(environment, configured):
+    """Return the variables for a pip that knows the node's way to an index and nothing else of the node's or the caller's settings.
+
+    `configured` is what `pip config list` printed: of its variables, files and commands. A node may say where packages come from; where they go to,
+    and which, is for the lock and the command line to say (PIP_USER, PIP_TARGET, PIP_DRY_RUN or a constraint would put another environment into service).
+    https://pip.pypa.io/en/stable/topics/configuration/
+    """
+    settings = {}
+    # Of the same setting, a command's own counts more than the global one, and a variable most.
+    ranks = {"global": 0, "site": 0, "user": 0, "install": 1, "download": 1, ":env:": 2}
+    lines = [line.partition("=") for line in configured.splitlines() if "=" in line]
+    for rank in (0, 1, 2):
+        for key, _dummy, value in lines:
+            section, _dummy, option = key.rpartition(".")
+            if ranks.get(section) == rank and option in _PIP_SETTINGS:
+                settings[f"PIP_{option.upper().replace('-', '_')}"] = ast.literal_eval(value).replace("\n", " ").strip()
+    others = {name: value for name, value in environment.items() if not name.startswith("PIP_")}
+    return {**others, "PIP_CONFIG_FILE": os.devnull, **settings}
 
 
 def pip_arguments(index):

@@ -317,6 +317,7 @@ class Environments:
                 timeout=self.want["proof_timeout"],
                 check=False,
                 cwd="/",
+                env=venv.clean(os.environ),
             )
         except subprocess.TimeoutExpired:
             raise Failed(f"its proof took longer than {self.want['proof_timeout']} s") from None
@@ -370,7 +371,8 @@ def proof_command(directory, proof):
 
 def run(command, message):
     """Return what `command` printed. Raises Failed with `message` and the last line of that when it ends with another status than 0."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+    environment = venv.clean(os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=environment)
     output = done.stdout.decode("utf-8", "replace")
     if done.returncode:
         raise Failed(venv.explain(output, "", {}) if "No space left" in output else message.format((output.strip().splitlines() or ["it said nothing"])[-1]))
@@ -388,11 +390,13 @@ def pip(action, interpreter, python, lock, scratch, index, arguments=()):
     write(requirements, lock)
     # The lock is whole: what it leaves out of a package's dependencies it leaves out on purpose.
     options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
-    command = [interpreter, "-c", _PIP, python["pip"], action, *options]
+    program = [interpreter, "-c", _PIP, python["pip"]]
+    inherited = {**venv.clean(os.environ), "TMPDIR": scratch, "LC_ALL": "C.UTF-8"}
+    told = subprocess.run([*program, "config", "list"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False, cwd="/", env=inherited)
     done = subprocess.run(
-        command + list(arguments) + venv.pip_arguments(index),
+        [*program, action, *options, *arguments, *venv.pip_arguments(index)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, cwd="/",
-        env=dict(os.environ, TMPDIR=scratch, LC_ALL="C.UTF-8"),
+        env=venv.pip_environment(inherited, told.stdout.decode("utf-8", "replace")),
     )  # fmt: skip
     if done.returncode:
         raise Failed(venv.explain(done.stdout.decode("utf-8", "replace"), python["version"], index))

@@ -58,8 +58,9 @@ class Node:
         self.top, (self.wheels, self.locks) = top, wheels
         self.home = top / "venvs/thing"
 
-    def run(self, lock=1, check=False, **options):
-        """Run the module for the lock of version `lock` (or the text given); return its result, {"failed": True, "msg"} when it fails."""
+    def run(self, lock=1, check=False, caller=None, **options):
+        """Run the module for the lock of version `lock` (or the text given), for a caller with the variables `caller`; return its result,
+        {"failed": True, "msg"} when it fails."""
         text = self.locks.get(lock, lock)
         arguments = {
             "name": "thing", "directory": str(self.top / "venvs"), "audit_directory": str(self.top / "audit.d"), "python": sys.executable,
@@ -71,6 +72,7 @@ class Node:
         done = subprocess.run(
             [sys.executable, "-c", RUN, str(CHECKOUT / "collections"), str(self.top / "units/*.service")],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True, check=False, timeout=300,
+            env={**{name: value for name, value in os.environ.items() if not name.startswith("PIP_")}, **(caller or {})},
         )  # fmt: skip
         assert done.stdout.startswith("\n{") or done.stdout.startswith("{"), done.stderr
         return json.loads(done.stdout)
@@ -294,3 +296,28 @@ def test_a_wheelhouse_holds_what_the_lock_names_and_installs_without_an_index(no
     monkeypatch.delenv("PIP_FIND_LINKS")
     assert node.run(1, wheelhouse=str(house))["changed"]
     assert node.version() == 1
+
+
+@pytest.mark.parametrize("by", ["variables", "pip.conf"])
+def test_settings_of_the_node_or_the_caller_put_nothing_else_into_service(node, by):
+    elsewhere = node.top / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thing.py").write_text("VERSION = 'another'\nVERDICT = 'pass'\n")
+    (elsewhere / "constraint").write_text("thing==9\n")
+    settings = {"constraint": elsewhere / "constraint", "dry-run": 1, "no-binary": ":all:", "require-virtualenv": 1, "root": elsewhere, "target": elsewhere}
+    if by == "variables":
+        caller = {f"PIP_{name.upper().replace('-', '_')}": str(value) for name, value in settings.items()}
+        caller.update(PIP_USER="1", PYTHONPATH=str(elsewhere), PYTHONDONTWRITEBYTECODE="1", PYTHONSAFEPATH="1")
+    else:
+        (elsewhere / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()) + "[install]\nuser = 1\n")
+        caller = {"PIP_CONFIG_FILE": str(elsewhere / "pip.conf")}
+    result = node.run(1, caller=caller)
+    assert result.get("proof", {}).get("live") == "1", result
+    assert node.version() == 1
+    assert sorted(path.name for path in elsewhere.iterdir() if path.name != "pip.conf") == ["constraint", "thing.py"]
+
+
+def test_the_nodes_way_to_an_index_is_kept(node):
+    (node.top / "pip.conf").write_text(f"[global]\nno-index = 1\n[install]\nfind-links =\n    {node.top}/nothing\n    {node.wheels}\n")
+    result = node.run(1, wheelhouse=None, caller={"PIP_CONFIG_FILE": str(node.top / "pip.conf")})
+    assert result.get("changed") and node.version() == 1, result
