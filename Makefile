@@ -8,10 +8,16 @@
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit search service sanity integration molecule molecule-vm hosts frameworks models model-hosts demo test tsan fuzz crash bench-search bench-models bench-tasks
+.PHONY: help setup node check lint unit hostile search service sanity integration molecule molecule-vm hosts frameworks models model-hosts demo test tsan fuzz crash bench-search bench-models bench-tasks
 
-# Ansible refuses to start without a UTF-8 locale; a bare container has none set.
-export LC_ALL := $(if $(filter %UTF-8 %utf8,$(LC_ALL) $(LANG)),$(LC_ALL),C.UTF-8)
+# What the caller has set for programs of their own must not change what these do: of all variables of Python, pip and Ansible those stay that say how
+# packages are reached, where secrets are and how output looks.
+KEEP := PYTHON PYTHONUNBUFFERED ANSIBLE_BECOME% ANSIBLE_VAULT% ANSIBLE_NOCOLOR ANSIBLE_FORCE_COLOR ANSIBLE_LOG_PATH $(addprefix PIP_,CACHE_DIR CERT \
+	CLIENT_CERT CONFIG_FILE DEFAULT_TIMEOUT EXTRA_INDEX_URL FIND_LINKS INDEX_URL KEYRING_PROVIDER NO_CACHE_DIR NO_INDEX PROXY RETRIES TIMEOUT TRUSTED_HOST)
+unexport $(filter-out $(KEEP),$(filter ANSIBLE_% PIP_% PYTHON%,$(.VARIABLES)))
+
+# Ansible refuses to start without a UTF-8 locale; a bare container has none set, and LC_ALL comes before LANG.
+export LC_ALL := $(if $(filter %UTF-8 %utf8,$(or $(LC_ALL),$(LANG))),$(LC_ALL),C.UTF-8)
 
 BIN := .venv/bin
 ENGINE := roles/vector_search/files/vnni-search
@@ -40,6 +46,10 @@ lint: setup-test
 
 unit: setup-test
 	$(BIN)/pytest -q -n 2 tests/unit
+
+# The same for a caller with settings of their own for everything: Python's, pip's, Ansible's, locale, umask, a /tmp where nothing can be executed.
+hostile: setup-test
+	MAKEFLAGS= tests/lab/hostile make --no-print-directory lint unit
 
 # The engine's own tests run before the binary is put in place.
 search: build/vnni-search
@@ -97,7 +107,7 @@ demo: setup-test
 
 # The hosts mostly wait, for each other's answers and for a boot: three of these at a time. What each prints comes when it is done.
 test: search
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint molecule demo model-hosts models integration molecule-vm hosts frameworks unit sanity service bench-tasks
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target molecule demo model-hosts models integration molecule-vm hosts frameworks hostile sanity service bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 tsan: setup-test

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(CHECKOUT / "tests/lab"))
+
+from hostile import ENVIRONMENT
+
 CONTAINER = CHECKOUT / "tests/lab/container"
 FINGERPRINT = (CHECKOUT / "tests/lab/fingerprint.py").read_text()
 
 # Compiling the engine takes its minutes: one machine does it, the service on a running systemd is the Molecule scenario container's.
 NO_SERVICES = """-e '{"ainode_services": []}'"""
+# Of a caller with settings for everything, what is no setting of Ansible itself; and a proxy that is not there, once nothing is fetched any more.
+CALLERS = [f"{name}={value}" for name, value in ENVIRONMENT.items()] + ["TMPDIR=/root/with a space"]
+PLAYS_CALLERS = [it for it in CALLERS if it.startswith(("PIP_", "TMPDIR", "PYTHONDONT", "PYTHONPATH", "PYTHONPY"))] + [
+    f"{name}=http://127.0.0.1:9/" for name in ("http_proxy", "https_proxy", "ALL_PROXY")
+]
 # name: (options of `container up`, Python, ansible-core, arguments of the play)
 MACHINES = {
     # Unprivileged, no systemd, /sys read-only.
@@ -42,11 +52,13 @@ class Machine:
         assert done.returncode == 0 or not check, f"{' '.join(command)} ended with {done.returncode}:\n{text}"
         return text
 
-    def make(self, target, arguments=""):
-        return self.run("make", "--no-print-directory", "-C", "/root/clone", target, f"ARGS={arguments}")
+    def make(self, target, arguments="", environment=()):
+        """Run make; with an `environment`, for a caller whose umask is 077."""
+        words = ["make", "--no-print-directory", "-C", "/root/clone", target, f"ARGS={arguments}"]
+        return self.run("env", *environment, "sh", "-c", f'umask 0{77 if environment else 22}; exec "$@"', "sh", *words)
 
-    def playbook(self, name):
-        return self.run("sh", "-c", f"cd /root/clone && LC_ALL=C.UTF-8 .venv/bin/ansible-playbook playbooks/{name}")
+    def playbook(self, name, environment=()):
+        return self.run("env", "LC_ALL=C.UTF-8", *environment, "sh", "-c", f"cd /root/clone && .venv/bin/ansible-playbook playbooks/{name}")
 
     def fingerprint(self):
         return self.run("python3", "-", stdin=FINGERPRINT.encode()).splitlines()
@@ -60,7 +72,8 @@ def machine(request):
     subprocess.run([CONTAINER, "up", *options, "--inventory", machine.name, machine.name], check=True)
     try:
         bundle = subprocess.run(["git", "bundle", "create", "-q", "-", "HEAD"], cwd=CHECKOUT, check=True, stdout=subprocess.PIPE).stdout
-        machine.run("sh", "-c", "cat >/root/clone.bundle && git clone -q /root/clone.bundle /root/clone", stdin=bundle)
+        umask = "077" if request.param == "bare" else "022"
+        machine.run("sh", "-c", f"umask {umask}; cat >/root/clone.bundle && git clone -q /root/clone.bundle /root/clone", stdin=bundle)
         yield machine, python, core, arguments
     finally:
         subprocess.run([CONTAINER, "down", "--inventory", machine.name, machine.name], check=True)
@@ -78,7 +91,10 @@ def test_make_node(machine, request):
         assert "Read-only file system" in machine.run("sh", "-c", "touch /sys/probe", check=False)
         assert machine.run("sh", "-c", "command -v systemctl", check=False) == ""
 
-    machine.make("setup")
+    # One of the machines has a caller from hell, and a /tmp where nothing can be executed.
+    hell = CALLERS if "bare" in request.node.callspec.id else ()
+    machine.run("mkdir", "-p", "/root/with a space")
+    machine.make("setup", environment=hell)
     version = machine.run("sh", "-c", "LC_ALL=C.UTF-8 /root/clone/.venv/bin/ansible --version")
     assert f"[core {core}." in version
     assert f"python version = {python}." in version
@@ -88,7 +104,7 @@ def test_make_node(machine, request):
     before = machine.fingerprint()
     assert len(before) > 100
     try:
-        first = machine.make("node", arguments)
+        first = machine.make("node", arguments, hell)
         assert re.search(r"\d+ rows: 0 fail, ", first), first
         assert recap(first)["failed"] == 0
         assert recap(first)["changed"] > 0
@@ -101,6 +117,9 @@ def test_make_node(machine, request):
         second = machine.make("node", arguments)
         assert re.search(r"\d+ rows: 0 fail, ", second), second
         assert recap(second)["changed"] == 0, second
+        if hell:
+            third = machine.playbook("ai-node.yml", PLAYS_CALLERS)
+            assert recap(third)["changed"] == 0, third
 
         machine.playbook("verify.yml")
     finally:

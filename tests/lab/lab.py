@@ -9,6 +9,7 @@ build/lab (keys, inventories, the state of running hosts).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -71,6 +72,8 @@ class LabError(Exception):
 
 def main(function):
     """Run a command's entry point; a LabError ends it as one line on stderr and exit code 1."""
+    # What is laid into a host is read there by others than root.
+    os.umask(0o022)
     try:
         sys.exit(function())
     except LabError as error:
@@ -143,6 +146,15 @@ def unpacked(package):
                 run("dpkg-deb", "--extract", *Path(work).glob("*.deb"), f"{work}/tree")
                 Path(work, "tree").rename(directory)
     return directory
+
+
+def own_mounts():
+    """Let this process have a mount namespace of its own: what it mounts from now on, it and its children see alone."""
+    need_root()
+    clone_newns = 0x00020000  # unshare(2); Python has it from 3.12 on
+    if ctypes.CDLL(None, use_errno=True).unshare(clone_newns):
+        raise LabError(f"no mount namespace can be made here: {os.strerror(ctypes.get_errno())}")
+    run("mount", "--make-rprivate", "/")
 
 
 def need_root():
