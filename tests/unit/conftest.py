@@ -58,6 +58,15 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(line)
 
 
+@pytest.fixture
+def programs():
+    """A directory for programs that a test starts: in the checkout, since where temporary files are nothing may be executable."""
+    build = HERE.parents[1] / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=build) as directory:
+        yield Path(directory)
+
+
 @pytest.fixture(scope="session")
 def machine_store():
     """A directory in memory for the session: a big machine is 20,000 small files. Each xdist worker has its own."""

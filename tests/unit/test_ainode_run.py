@@ -35,12 +35,12 @@ def instance(number, cpus, policy=None, **env):
 
 
 @pytest.fixture
-def node(tmp_path):
+def node(programs):
     """A directory that stands for the node: ainode-run, a placement on the CPUs of this process, and a bin/ for PATH."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "ainode-run").write_text(runtime_env.files({})[runtime_env.AINODE_RUN]["content"])
+    (programs / "bin").mkdir()
+    (programs / "ainode-run").write_text(runtime_env.files({})[runtime_env.AINODE_RUN]["content"])
     for name in ("sh", "sleep", "true"):
-        (tmp_path / "bin" / name).symlink_to(f"/bin/{name}")
+        (programs / "bin" / name).symlink_to(f"/bin/{name}")
     placement = {
         "online": [
             instance(0, ALLOWED[:1]),
@@ -51,8 +51,8 @@ def node(tmp_path):
         ],
         "search": [instance(0, ALLOWED[:1])],
     }
-    (tmp_path / "placement.json").write_text(json.dumps({"version": 1, "workloads": placement}))
-    return tmp_path
+    (programs / "placement.json").write_text(json.dumps({"version": 1, "workloads": placement}))
+    return programs
 
 
 def command(node, *arguments):

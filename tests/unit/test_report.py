@@ -139,7 +139,7 @@ def report(tmp_path_factory):
     inventory, page = directory / "inventory.json", directory / "report.html"
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
     done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", inventory, CHECKOUT / "playbooks/report.yml", "-e", f"report_path={page}"],
+        [sys.executable, "-m", "ansible", "playbook", "-i", inventory, CHECKOUT / "playbooks/report.yml", "-e", json.dumps({"report_path": str(page)})],
         cwd=CHECKOUT, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

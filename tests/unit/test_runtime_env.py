@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_as_systemd(text):
 
 def read_as_shell(*paths):
     """Return the environment that a POSIX shell exports after reading the files, in the C locale."""
-    script = "set -a; " + "".join(f". {path}; " for path in paths) + "exec env -0"
+    script = "set -a; " + "".join(f". {shlex.quote(str(path))}; " for path in paths) + "exec env -0"
     output = subprocess.run(["env", "-i", "/bin/sh", "-c", script], stdout=subprocess.PIPE, check=True).stdout.decode()
     return {
         name: value for name, _dummy, value in (entry.partition("=") for entry in output.split("\0") if entry) if name not in ("PWD", "OLDPWD", "SHLVL", "_")
@@ -124,10 +125,10 @@ def test_preloaded_libraries_are_found_on_the_node(tmp_path):
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(programs):
     for name in ("proc", "sys", "etc"):
-        (tmp_path / "root" / name).mkdir(parents=True)
-    return tmp_path / "root"
+        (programs / "root" / name).mkdir(parents=True)
+    return programs / "root"
 
 
 @pytest.fixture
