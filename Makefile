@@ -4,11 +4,12 @@
 #   make node    turn this machine into a tuned, audited AI inference node   (ARGS="--check --diff" shows what it would do)
 #   make test    the whole test suite, on a Debian 12 or 13 machine as root; about half an hour on two cores
 #   make check   the quick part of it: lint, unit tests, the search engine's own tests; a few minutes
+#   make soak    the engine under sanitizer, fuzzer and kills; an hour
 #   make search  only the search engine, as build/vnni-search
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit hostile search service sanity integration molecule molecule-vm hosts frameworks models model-hosts demo test tsan fuzz crash bench-search bench-models bench-tasks
+.PHONY: help setup node check lint unit hostile search service sanity integration molecule molecule-vm hosts benchmark frameworks models model-hosts demo test soak tsan fuzz crash bench-search bench-models bench-tasks
 
 # What the caller has set for programs of their own must not change what these do: of all variables of Python, pip and Ansible those stay that say how
 # packages are reached, where secrets are and how output looks.
@@ -55,7 +56,7 @@ hostile: setup-test
 search: build/vnni-search
 
 # In tests the role builds the engine out of what was compiled for this one.
-test molecule demo build/vnni-search: export VNNI_SEARCH_BUILD := $(CURDIR)/build/vnni-search.d
+test molecule molecule-vm demo build/vnni-search: export VNNI_SEARCH_BUILD := $(CURDIR)/build/vnni-search.d
 
 build/vnni-search: $(wildcard $(addprefix $(ENGINE)/,src/* tests/*.cpp CMakeLists.txt build.sh))
 	@$(ENGINE)/build.sh $@
@@ -81,13 +82,17 @@ molecule: setup-test
 	$(BIN)/molecule test --scenario-name container
 	$(BIN)/molecule test --scenario-name search
 
-# The VM that is rebooted in the middle.
+# A VM with two NUMA nodes, real governors and a service of each kind, that is rebooted in the middle.
 molecule-vm: setup-test
 	$(BIN)/molecule test --scenario-name vm
 
-# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of three.
+# More hosts: Debian 13 with the newest ansible-core, a privileged container with systemd, a fleet of ten.
 hosts: setup-test
 	$(BIN)/pytest -q tests/integration/test_fleet.py tests/integration/test_make_node.py --deselect "tests/integration/test_make_node.py::test_make_node[bare]"
+
+# The guide's workloads for ten seconds each, twice, and on a node whose processor has no INT8 instructions.
+benchmark: setup-test
+	$(BIN)/pytest -q -rs tests/integration/test_benchmark.py
 
 # OpenVINO, and every way in which an installation can fail. ALL=1 installs and proves every framework: 7 GB of packages.
 frameworks: setup-test
@@ -105,11 +110,13 @@ model-hosts: setup-test
 demo: setup-test
 	$(BIN)/pytest -q -rs tests/demo
 
-# The hosts mostly wait, for each other's answers and for a boot: three of these at a time. What each prints comes when it is done.
+# The hosts mostly wait, for each other's answers and for a boot: three of these at a time, the longest first. What each prints comes when it is done.
 test: search
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target molecule demo model-hosts models integration molecule-vm hosts frameworks hostile sanity service bench-tasks
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target molecule-vm model-hosts integration molecule demo models benchmark hosts frameworks \
+		hostile sanity service bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
+soak: tsan fuzz crash
 tsan: setup-test
 	$(ENGINE)/tests/tsan.sh build/tsan $(CURDIR)/$(BIN)/python
 fuzz:
