@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -256,6 +257,9 @@ def test_what_the_kernel_starts_with_is_read_from_its_build(xeon):
     # intel_pstate in active mode has no schedutil: its own dynamic governor is powersave.
     assert verdicts(rows, "power.governor", "memory.transparent_hugepage", "memory.numa_balancing") == ["pass", "pass", "fail"]
     assert rows["memory.numa_balancing"]["after_reboot"] == "1"
+    # On one node there is nothing to balance, and the kernel leaves it off.
+    shutil.rmtree(f"{xeon}/sys/devices/system/node/node1")
+    assert audited(xeon, numa_balancing=0)["memory.numa_balancing"]["after_reboot"] == "0"
     state.write(xeon, "/proc/cmdline", "numa_balancing=disable transparent_hugepage=never\n")
     rows = audited(xeon, transparent_hugepage="never", numa_balancing=0)
     assert [rows[name]["after_reboot"] for name in ("memory.transparent_hugepage", "memory.numa_balancing")] == ["never", "0"]

@@ -95,6 +95,18 @@ def test_nothing_passes_through_a_shell_and_the_environment_is_clean(node, monke
     assert json.loads(only_row(node)["live"]) == [["$(id)", "a b; c", "*"], "/", False]
 
 
+def test_a_check_that_is_no_object_says_so(node):
+    put(node, [{**GOOD, "command": answer(verdict="pass", live="1")}, "none"])
+    assert "is not a JSON object" in audit_checks.rows(node)[1]["reason"]
+
+
+def test_a_check_may_take_an_hour_and_no_more(node):
+    put(node, {**GOOD, "timeout_s": 3600, "command": answer(verdict="pass", live="1")})
+    assert only_row(node)["verdict"] == "pass"
+    put(node, {**GOOD, "timeout_s": 3600.5, "command": answer(verdict="pass", live="1")})
+    assert "its timeout_s is 3600.5" in only_row(node)["reason"]
+
+
 @pytest.mark.parametrize(
     ("check", "complaint"),
     [

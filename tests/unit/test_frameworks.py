@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -125,7 +126,10 @@ ERROR: No matching distribution found for torch==2.13.0+cpu
         (NO_WHEEL, {"wheelhouse": "/w"}, "the wheelhouse /w has no wheel of torch==2.13.0+cpu"),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n", {}, "the disk is full"),
         ("ERROR: Hashes are required in --require-hashes mode, but they are missing:\n    six==1.17.0 --hash=sha256:ab\n", {}, "six==1.17.0 has no hash"),
+        ("ERROR: write failed: No space left on device\n", {}, "the disk is full"),
+        ("ERROR: [Errno 28] ENOSPC\n", {}, "the disk is full"),
         ("Traceback\nERROR: the moon is full\n", {}, "ERROR: the moon is full"),
+        ("ERROR: the moon is full\nWARNING: a new pip is there\n", {}, "ERROR: the moon is full"),
         ("", {}, "it said nothing"),
     ],
 )
@@ -133,6 +137,14 @@ def test_pips_failure_becomes_one_sentence(output, index, said):
     told = venv.explain(output, "3.13", index)
     assert said in told
     assert "\n" not in told
+
+
+def test_an_environments_variables_reach_the_interpreter_in_one_order():
+    text = venv.pth({"B": "2", "A": "it's"})
+    assert text.index("'A'") < text.index("'B'") and "\n" not in text[:-1]
+    environment = {"B": "kept"}
+    exec(text, {"__builtins__": {"__import__": lambda *_arguments: SimpleNamespace(environ=environment)}})
+    assert environment == {"A": "it's", "B": "kept"}
 
 
 def test_a_verdict_is_the_last_line():

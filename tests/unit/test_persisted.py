@@ -29,6 +29,8 @@ def boot(tmp_path, files, cmdline="", systemd=True):
         ({"/etc/sysctl.d/90-a.conf": "vm.swappiness = 1\n"}, ("1", "/etc/sysctl.d/90-a.conf")),
         # The name alone orders the files, not the directory.
         ({"/etc/sysctl.d/10-a.conf": "vm.swappiness=1", "/usr/lib/sysctl.d/50-b.conf": "vm.swappiness=2"}, ("2", "/usr/lib/sysctl.d/50-b.conf")),
+        ({"/etc/sysctl.d/90-a.conf": "vm.swappiness=1", "/usr/lib/sysctl.d/50-b.conf": "vm.swappiness=2"}, ("1", "/etc/sysctl.d/90-a.conf")),
+        ({"/etc/sysctl.d/a.conf": "\n[Section]\nnonsense\nvm.swappiness=1\n"}, ("1", "/etc/sysctl.d/a.conf")),
         # A file hides the one of the same name in a lower directory, even when it is empty.
         ({"/etc/sysctl.d/50-b.conf": "", "/usr/lib/sysctl.d/50-b.conf": "vm.swappiness=2"}, None),
         ({"/run/sysctl.d/50-b.conf": "vm.swappiness=3", "/usr/lib/sysctl.d/50-b.conf": "vm.swappiness=2"}, ("3", "/run/sysctl.d/50-b.conf")),

@@ -229,6 +229,12 @@ def test_unknown_topology_is_one_instance_on_usable_cpus():
 # What the caller asks for -----------------------------------------------------------------------------------------------------
 
 
+def test_an_isolated_cpu_that_is_offline_is_not_given_out():
+    """Without a topology a CPU is known by its number alone."""
+    machine = facts(LAPTOP, isolated=[6, 7, 8], online="0-6", usable=range(6), cores=[])
+    assert where(placement.place(machine, "batch", use_isolated=True)) == [(None, "0-6")]
+
+
 def test_reserved_cores_are_the_first_node_s_first():
     assert where(placement.place(facts(XEON_8380), "batch", reserved_cores=2)) == [(0, "2-39"), (1, "40-79")]
     # A core is kept with both its threads.

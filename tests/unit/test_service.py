@@ -60,6 +60,42 @@ def test_a_runtime_directory_is_made_when_an_argument_names_it():
     assert "RuntimeDirectory" not in service().unit(1, INSTANCE)
 
 
+def test_a_service_that_notifies_is_reloaded_and_watched():
+    text = service(notify=True).unit(0, INSTANCE)
+    assert setting(text, "Type") == ["notify"] and setting(text, "ExecReload") == ["/bin/kill -HUP $MAINPID"] and setting(text, "WatchdogSec") == ["30"]
+    text = service().unit(0, INSTANCE)
+    assert setting(text, "Type") == ["exec"] and setting(text, "ExecReload") == setting(text, "WatchdogSec") == []
+
+
+def test_credentials_and_writable_directories_are_named():
+    text = service(credentials={"b": "/etc/b", "a": "/etc/a"}, writable=["/var/lib/x", "/var/lib/y z"]).unit(0, INSTANCE)
+    assert setting(text, "LoadCredential") == ["a:/etc/a", "b:/etc/b"]
+    assert setting(text, "ReadWritePaths") == ['/var/lib/x "/var/lib/y z"']
+
+
+def test_loopback_and_machine_code_are_closed_unless_asked_for():
+    shut, opened = service().unit(0, INSTANCE), service(loopback=False, jit=True).unit(0, INSTANCE)
+    assert setting(shut, "IPAddressDeny") == ["any"] and setting(shut, "IPAddressAllow") == ["localhost"]
+    assert setting(shut, "MemoryDenyWriteExecute") == ["yes"] and setting(shut, "ProcSubset") == ["pid"]
+    for name in ("IPAddressDeny", "IPAddressAllow", "MemoryDenyWriteExecute", "ProcSubset"):
+        assert setting(opened, name) == []
+
+
+@pytest.mark.parametrize("instance", [{"memory_policy": "bind", "memory_node": ""}, {"memory_policy": None, "memory_node": "1"}])
+def test_half_a_memory_policy_is_none(instance):
+    assert "NUMA" not in service().unit(0, {**INSTANCE, **instance})
+
+
+@pytest.mark.parametrize(("port", "count"), [(1, 1), (65535, 1), (65535, 0), (65534, 2)])
+def test_the_whole_range_of_ports_is_usable(port, count):
+    assert list(service(port=port).problems(count)) == []
+
+
+def test_no_command_is_needed_for_no_instance():
+    assert list(service(command=[]).problems(0)) == []
+    assert list(service(command=[]).problems(1)) == ["command [] does not begin with an absolute path"]
+
+
 @pytest.mark.parametrize("argument", ["{node}", "{", "{0}", "a\nb"])
 def test_an_argument_that_cannot_be(argument):
     with pytest.raises(ValueError, match="the argument"):

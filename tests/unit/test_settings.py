@@ -474,6 +474,15 @@ class Systemd(Host):
         )
 
 
+def test_what_systemctl_refuses_is_an_error_with_its_words(host, tmp_path, monkeypatch):
+    (tmp_path / "systemctl").write_text("#!/bin/sh\n[ $2 = stop ] || exec echo Id=$2\necho Access denied >&2; exit 4\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert host.systemctl("show") == "Id=show\n"
+    with pytest.raises(SettingsError, match=r"systemctl stop tuned\.service failed: Access denied"):
+        host.systemctl("stop", "tuned.service")
+
+
 def test_units_are_stopped_first_and_started_again_last(host):
     systemd = type("Here", (Systemd,), {"running": {"tuned.service": True, "power-profiles-daemon.service": True}})(host.top)
     names = ("tuned.service", "tlp.service", "power-profiles-daemon.service")

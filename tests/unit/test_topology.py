@@ -206,6 +206,20 @@ def test_isolated(build, isolated, cmdline, expected):
     assert read(path)[0]["isolated"] == expected
 
 
+@pytest.mark.parametrize(("text", "size"), [("48K", 48 << 10), ("3M", 3 << 20), ("1G", 1 << 30), ("512", 512), ("1T", None), ("K", None), ("", None)])
+def test_a_caches_size_has_the_kernels_units(build, text, size):
+    path = build(grid(1, 1), caches=[(1, "Data", 48, "core")])
+    (path / "sys/devices/system/cpu/cpu0/cache/index0/size").write_text(text + "\n")
+    assert [cache["size_bytes"] for cache in read(path)[0]["caches"]] == [size]
+
+
+def test_a_core_without_an_id_has_cpuinfos(build):
+    path = build(grid(1, 2, 2))
+    for number in range(4):
+        (path / f"sys/devices/system/cpu/cpu{number}/topology/core_id").unlink()
+    assert [(core["socket"], core["core"], core["cpus"]) for core in read(path)[0]["cores"]] == [(0, 0, "0,2"), (0, 1, "1,3")]
+
+
 def test_caches_with_gaps(build):
     """A recording may lack an index of one CPU, or its list; another sharer tells it."""
     path = build(grid(1, 2, 2), caches=machines._ICX_CACHES)

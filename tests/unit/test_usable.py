@@ -63,6 +63,7 @@ def test_no_cpu_known(told):
         ({"cpu.max": "300000 100000", "a/b/": None}, ("0-7", 3, "quota")),
         ({"a/b/cpu.max": "nonsense"}, ("0-7", 8, None)),
         ({"a/b/cpu.max": "100000 0"}, ("0-7", 8, None)),
+        ({"a/b/cpu.max": "0 100000"}, ("0-7", 8, None)),
         ({"a/b/cpuset.cpus.effective": "1-3"}, ("1-3", 3, "cpuset")),
         ({"a/b/cpuset.cpus.effective": "0-7"}, ("0-7", 8, None)),
         ({"a/b/cpuset.cpus.effective": "1-3", "a/b/cpu.max": "200000 100000"}, ("1-3", 2, "quota")),
@@ -103,6 +104,24 @@ def test_a_container_sees_its_own_part_of_the_hierarchy(told):
             "/sys/fs/cgroup/cpu/cpu.cfs_period_us": 100000,
         }
     ) == ("0-7", 2, "quota")
+
+
+@pytest.mark.parametrize("path", ["/docker/abc/inner", "/docker/abcdef"])
+def test_a_group_within_a_container_is_found_below_its_mount(told, path):
+    """A group of the same beginning is another one, whose limits this mount does not show."""
+    quotas = {f"/sys/fs/cgroup/cpu{folder}/cpu.cfs_{name}_us": value for folder, name, value in ROOT_AND_INNER}
+    files = {"/proc/self/cgroup": f"4:cpu:{path}", "/proc/self/mountinfo": "31 23 0:27 /docker/abc /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu", **quotas}
+    assert told(files) == ("0-7", 1 if path.endswith("inner") else 2, "quota")
+
+
+ROOT_AND_INNER = [("", "quota", 200000), ("", "period", 100000), ("/inner", "quota", 100000), ("/inner", "period", 100000)]
+
+
+def test_a_mount_that_is_cut_short_is_none(told):
+    """A line without its last fields, and one without the dash that comes before them."""
+    cut = "29 23 0:26 / /elsewhere ro - cgroup2\n28 23 0:26 / /elsewhere ro shared:4 cgroup2 cgroup rw\n"
+    files = {**V2, "/proc/self/mountinfo": cut + V2["/proc/self/mountinfo"], "/sys/fs/cgroup/a/b/cpu.max": "400000 100000"}
+    assert told({**files, "/elsewhere/a/b/cpu.max": "100000 100000"}) == ("0-7", 4, "quota")
 
 
 def test_a_path_outside_of_the_mount(told):
