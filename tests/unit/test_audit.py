@@ -495,9 +495,17 @@ def test_a_placement_that_is_wrong(xeon, change, identity, reason):
     assert reason in row["reason"]
 
 
+def instance(**changes):
+    return json.dumps({"workloads": {"online": [{"name": "online-0", "cpus": "0", "env": {}, **changes}]}})
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"workloads": []}', '{"workloads": {"online": [{}]}}', '{"workloads": {"online": [1]}}', '{"workloads": {"online": 3}}']
-)
+    "text",
+    [
+        "", "{", "[]", '{"workloads": []}', '{"workloads": {"online": [{}]}}', '{"workloads": {"online": [1]}}', '{"workloads": {"online": 3}}',
+        instance(name=1), instance(cpus=0), instance(env="OMP_NUM_THREADS=1"),
+    ],
+)  # fmt: skip
 def test_a_damaged_placement_fails(xeon, text):
     state.write(xeon, "/etc/ainode/placement.json", text)
     rows = audited(xeon)
@@ -528,6 +536,24 @@ def test_services_are_bound(xeon, arguments, verdict, reason):
     service(xeon, "ainode-demo-0.service", **arguments)
     row = audited(xeon)["numa.binding"]
     assert (row["verdict"], row["reason"]) == (verdict, reason)
+
+
+def test_a_service_whose_process_has_just_ended_is_not_running(xeon):
+    service(xeon, "ainode-demo-0.service", "0-7", running="0-39")
+    os.unlink(f"{xeon}/proc/4242/status")
+    assert audited(xeon)["numa.binding"]["verdict"] == "pass"
+
+
+def test_a_boot_unit_without_its_settings_sets_nothing(tuned):
+    os.unlink(f"{tuned}/etc/ainode/cpu-power.conf")
+    row = audited(tuned, **EXPECTED)["power.governor"]
+    assert (row["verdict"], row["after_reboot"]) == ("fail", None)
+
+
+def test_a_host_without_systemd_boots_all_the_same(tuned):
+    os.rmdir(f"{tuned}/run/systemd/system")
+    os.unlink(f"{tuned}/etc/sysctl.d/{next(name for name in os.listdir(f'{tuned}/etc/sysctl.d') if 'ainode' in name)}")
+    assert audited(tuned, **EXPECTED)["memory.swappiness"]["verdict"] == "fail"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,9 @@ def fails(root, *words, **options):
         ({"min_frequency_khz": 0}, ("min_frequency_khz 0",)),
         ({"max_exit_latency_us": -1}, ("-1",)),
         ({"idle_states_disabled": ["C1,C6"]}, ("'C1,C6'",)),
+        ({"idle_states_disabled": [""]}, ("''", "is not the name of an idle state")),
+        ({"idle_states_disabled": ["C6 "]}, ("'C6 '", "is not the name of an idle state")),
+        ({"idle_states_disabled": ["C\n6"]}, ("is not the name of an idle state",)),
         ({"idle_states_disabled": ["C6"], "max_exit_latency_us": 10}, ("mutually exclusive",)),
         ({"conflicting_tuners": "kill"}, ("kill",)),
         # A bad value beside good ones: nothing of the task is done.
@@ -256,6 +259,8 @@ def test_a_driver_that_leaves_the_epp_free_under_performance(tmp_path):
             "scaling_available_governors": "conservative ondemand userspace powersave performance schedutil",
         },
     )
+    run(root, governor="performance")
+    assert policy(root, "energy_performance_preference") == "balance_performance"
     done = run(root, governor="performance", epp="balance_power")
     assert done["not_applicable"] == [] and policy(root, "energy_performance_preference") == "balance_power"
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 @pytest.mark.parametrize(
     ("text", "ids"),
-    [("", []), ("0", [0]), ("0-3,8", [0, 1, 2, 3, 8]), ("8,0-3\n", [0, 1, 2, 3, 8]), ("0-1,1-2", [0, 1, 2]), (" 3 , 5-6 ", [3, 5, 6])],
+    [("", []), ("0", [0]), ("0-3,8", [0, 1, 2, 3, 8]), ("8,0-3\n", [0, 1, 2, 3, 8]), ("0-1,1-2", [0, 1, 2]), (" 3 , 5-6 ", [3, 5, 6]), ("65535", [65535])],
 )
 def test_parse(text, ids):
     assert cpulist.parse(text) == ids
 
 
-@pytest.mark.parametrize("text", ["a", "0-", "-1", "3-1", "0,,1", "0-3:2", "1.5", "0-99999999", "70000", "all"])
+@pytest.mark.parametrize("text", ["a", "0-", "-1", "3-1", "0,,1", "0-3:2", "1.5", "0-99999999", "65536", "all"])
 def test_parse_names_what_is_no_cpulist(text):
     with pytest.raises(ValueError, match="is not a cpulist") as error:
         cpulist.parse(text)

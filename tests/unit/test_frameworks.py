@@ -52,6 +52,10 @@ def test_a_hash_a_proof_and_a_python_each_change_the_digest(changed):
     assert re.fullmatch("[0-9a-f]{16}", venv.digest(*changed))
 
 
+def test_the_order_of_the_files_does_not_change_the_digest():
+    assert venv.digest(LOCK, {"a": "1", "b": "2"}, "3.11") == venv.digest(LOCK, {"b": "2", "a": "1"}, "3.11")
+
+
 @pytest.fixture
 def environment(tmp_path):
     """An environment as pip leaves it: one package of one module, and a script in bin."""
@@ -92,6 +96,10 @@ def test_damage_is_named(environment, break_it, said):
 def test_pip_is_told_where_to_look():
     told = venv.pip_arguments({"index_url": "https://i", "extra_index_urls": ["https://t"], "proxy": "http://p", "ca_bundle": "/c", "constraint": "/k"})
     assert " ".join(told).endswith("--no-cache-dir --index-url https://i --extra-index-url https://t --constraint /k --proxy http://p --cert /c")
+
+
+def test_one_index_alone():
+    assert " ".join(venv.pip_arguments({"index_url": "https://i", "extra_index_urls": None})).endswith("--no-cache-dir --index-url https://i")
 
 
 def test_a_wheelhouse_leaves_no_index():

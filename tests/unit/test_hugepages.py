@@ -183,6 +183,13 @@ def test_no_pages_asked_for_is_nothing_to_do(two_nodes):
     assert run(two_nodes)["changed"] is False and state.tree(two_nodes) == before
 
 
+def test_a_total_goes_to_memory_alone_where_no_node_has_cpus(two_nodes):
+    for node in (0, 1):
+        state.write(two_nodes, f"{NODES}/node{node}/cpulist", "\n")
+    run(two_nodes, {"size": "2M", "total": 3})
+    assert [count(two_nodes, node) for node in (0, 1)] == [2, 1]
+
+
 def test_without_persist_no_file(two_nodes):
     run(two_nodes, {"size": "2M", "total": 2}, persist=False)
     assert not os.path.exists(f"{two_nodes}/etc/tmpfiles.d")

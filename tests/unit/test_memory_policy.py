@@ -97,6 +97,12 @@ def test_a_bad_value_is_one_clear_error_and_changes_nothing(root, options, words
     fails(root, *words, **options)
 
 
+@pytest.mark.parametrize("options", [{"swappiness": 0}, {"swappiness": 200}, {"numa_balancing": 3}, {"zone_reclaim_mode": 7}])
+def test_the_ends_of_a_range_are_in_it(root, options):
+    (value,) = options.values()
+    assert [row["after"] for row in run(root, **options)["settings"]] == [str(value)]
+
+
 def test_a_choice_that_this_kernel_does_not_have(root):
     state.write(root, f"{THP}/defrag", "always [madvise] never\n")
     fails(root, "'defer+madvise'", "always, madvise, never", thp_defrag="defer+madvise")

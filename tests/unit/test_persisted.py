@@ -96,6 +96,10 @@ def test_command_line_and_kernel_build(tmp_path):
     assert boot(tmp_path / "other", {"/sys/x": ""}).kernel_option("A") is None
 
 
+def test_a_host_that_tells_no_command_line_has_no_parameters(tmp_path):
+    assert boot(tmp_path, {}, cmdline=None).parameter("quiet") is None
+
+
 def test_a_broken_command_line_is_read_all_the_same(tmp_path):
     assert boot(tmp_path, {}, "a=1 'b=2").parameter("a")[0] == "1"
 

@@ -231,7 +231,7 @@ def test_unknown_topology_is_one_instance_on_usable_cpus():
 
 def test_an_isolated_cpu_that_is_offline_is_not_given_out():
     """Without a topology a CPU is known by its number alone."""
-    machine = facts(LAPTOP, isolated=[6, 7, 8], online="0-6", usable=range(6), cores=[])
+    machine = facts(LAPTOP, isolated=[6, 7, 8], online="0-6", usable=range(6), cores=None)
     assert where(placement.place(machine, "batch", use_isolated=True)) == [(None, "0-6")]
 
 

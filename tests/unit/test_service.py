@@ -115,7 +115,7 @@ def test_an_argument_that_cannot_be(argument):
 )
 def test_bad_options_are_named(options, message):
     assert [problem for problem in service(**options).problems(2) if message in problem]
-    assert not list(service().problems(2))
+    assert not list(service(credentials={"a.b-c_1": "/etc/key"}, environment={"_A1": "1"}, data="abc", notify=True).problems(2))
 
 
 @pytest.mark.parametrize("name", ["Demo", "a b", "", "../x", "9a"])

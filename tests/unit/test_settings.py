@@ -483,6 +483,18 @@ def test_what_systemctl_refuses_is_an_error_with_its_words(host, tmp_path, monke
         host.systemctl("stop", "tuned.service")
 
 
+def test_units_are_rated_by_systemds_own_numbers(host, tmp_path, monkeypatch):
+    said = "→ Overall exposure level for a.service: 1.9 OK\n→ Overall exposure level for b.service: 9.6 UNSAFE"
+    (tmp_path / "systemd-analyze").write_text(f"#!/bin/sh\ncat <<EOF\n$*\n{said}\nEOF\n")
+    (tmp_path / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    names = ("a.service", "b.service", "c.service")
+    assert host.rated_units(names) == {}, "systemd does not run a recorded machine"
+    assert Systemd(host.top).rated_units(names) == {"a.service": 1.9, "b.service": 9.6}
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert Systemd(host.top).rated_units(names) == {}
+
+
 def test_units_are_stopped_first_and_started_again_last(host):
     systemd = type("Here", (Systemd,), {"running": {"tuned.service": True, "power-profiles-daemon.service": True}})(host.top)
     names = ("tuned.service", "tlp.service", "power-profiles-daemon.service")

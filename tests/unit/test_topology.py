@@ -178,6 +178,13 @@ def test_nodes_of_old_kernels_list_offline_cpus(build):
     assert read(path)[1]["nodes"][1]["cpus"] == "2"
 
 
+def test_distances_of_more_nodes_than_are_told(build):
+    path = build(grid(2, 2))
+    (path / "sys/devices/system/node/node0/distance").write_text("10 20 30\n")
+    (path / "sys/devices/system/node/possible").unlink()
+    assert read(path)[1]["nodes"][0]["distances"] == {}
+
+
 @pytest.mark.parametrize("told", ["", "10", "10 x", "10 20 30", "10,20"])
 def test_distances_that_fit_no_node(build, told):
     path = build(grid(2, 2))
