@@ -258,8 +258,12 @@ def test_what_the_kernel_starts_with_is_read_from_its_build(xeon):
     assert verdicts(rows, "power.governor", "memory.transparent_hugepage", "memory.numa_balancing") == ["pass", "pass", "fail"]
     assert rows["memory.numa_balancing"]["after_reboot"] == "1"
     # On one node there is nothing to balance, and the kernel leaves it off.
+    state.write(xeon, "/sys/devices/system/node/node1/meminfo", "Node 1 MemTotal: 0 kB\n")
+    assert audited(xeon, numa_balancing=0)["memory.numa_balancing"]["after_reboot"] == "0"
     shutil.rmtree(f"{xeon}/sys/devices/system/node/node1")
     assert audited(xeon, numa_balancing=0)["memory.numa_balancing"]["after_reboot"] == "0"
+    state.write(xeon, "/proc/cmdline", "numa_balancing=enable\n")
+    assert audited(xeon, numa_balancing=1)["memory.numa_balancing"]["after_reboot"] == "1"
     state.write(xeon, "/proc/cmdline", "numa_balancing=disable transparent_hugepage=never\n")
     rows = audited(xeon, transparent_hugepage="never", numa_balancing=0)
     assert [rows[name]["after_reboot"] for name in ("memory.transparent_hugepage", "memory.numa_balancing")] == ["never", "0"]
@@ -542,6 +546,11 @@ def test_a_service_whose_process_has_just_ended_is_not_running(xeon):
     service(xeon, "ainode-demo-0.service", "0-7", running="0-39")
     os.unlink(f"{xeon}/proc/4242/status")
     assert audited(xeon)["numa.binding"]["verdict"] == "pass"
+
+
+def test_a_policy_that_does_not_answer_has_no_limits(xeon):
+    os.unlink(f"{xeon}/sys/devices/system/cpu/cpufreq/policy1/scaling_min_freq")
+    assert audited(xeon, min_frequency_khz=800000)["power.min_frequency"]["live"] == "800000 kHz"
 
 
 def test_a_boot_unit_without_its_settings_sets_nothing(tuned):

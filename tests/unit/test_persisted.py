@@ -94,6 +94,7 @@ def test_command_line_and_kernel_build(tmp_path):
     assert found.parameter("missing") is None
     assert [found.kernel_option(name) for name in "ABC"] == ["y", "n", "text=x"]
     assert boot(tmp_path / "other", {"/sys/x": ""}).kernel_option("A") is None
+    assert boot(tmp_path / "fedora", {"/usr/lib/modules/6.1.0/config": "CONFIG_A=y\n"}).kernel_option("A") == "y"
 
 
 def test_a_host_that_tells_no_command_line_has_no_parameters(tmp_path):

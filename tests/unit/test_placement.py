@@ -229,6 +229,16 @@ def test_unknown_topology_is_one_instance_on_usable_cpus():
 # What the caller asks for -----------------------------------------------------------------------------------------------------
 
 
+def test_training_leaves_efficiency_cores_alone():
+    assert where(placement.place(facts(HYBRID), "training")) == [(0, "0,2,4,6")]
+
+
+def test_up_to_sixteen_cores_an_online_instance_has_at_most_what_is_there():
+    assert where(placement.place(facts(LAPTOP), "online", cores_per_instance=16)) == [(0, "0,2,4,6")]
+    with pytest.raises(ValueError, match="cores_per_instance is 17"):
+        placement.place(facts(LAPTOP), "online", cores_per_instance=17)
+
+
 def test_an_isolated_cpu_that_is_offline_is_not_given_out():
     """Without a topology a CPU is known by its number alone."""
     machine = facts(LAPTOP, isolated=[6, 7, 8], online="0-6", usable=range(6), cores=None)

@@ -380,6 +380,13 @@ def test_a_baseline_that_is_none_stops_everything(host, tmp_path, content, messa
     assert state.tree(tmp_path) == before
 
 
+def test_a_baseline_that_cannot_be_read_stops_everything(host, monkeypatch):
+    converge(host, "us", plan(("/sys/a", "10")))
+    monkeypatch.setattr(Host, "read_bytes", lambda self, name: None)
+    with pytest.raises(baseline.BaselineError, match="cannot be read"):
+        converge(host, "us", plan(("/sys/b", "20")))
+
+
 def test_the_baseline_is_there_before_the_first_write(host):
     class Watched(Host):
         def set_value(self, name, value):
@@ -472,6 +479,12 @@ class Systemd(Host):
             f"Id={name}\nActiveState={'active' if name in self.running else 'inactive'}\nUnitFileState={'enabled' if self.running.get(name) else 'disabled'}"
             for name in arguments[2:]
         )
+
+
+def test_a_unit_that_runs_is_a_change_by_itself(host):
+    systemd = type("Here", (Systemd,), {"running": {"tuned.service": False}})(host.top)
+    done = converge(systemd, "us", plan(("/sys/a", "1"), stopped=("tuned.service",)))
+    assert done["changed"] and systemd.calls[-1] == "stop tuned.service"
 
 
 def test_what_systemctl_refuses_is_an_error_with_its_words(host, tmp_path, monkeypatch):

@@ -118,8 +118,8 @@ ROOT_AND_INNER = [("", "quota", 200000), ("", "period", 100000), ("/inner", "quo
 
 
 def test_a_mount_that_is_cut_short_is_none(told):
-    """A line without its last fields, and one without the dash that comes before them."""
-    cut = "29 23 0:26 / /elsewhere ro - cgroup2\n28 23 0:26 / /elsewhere ro shared:4 cgroup2 cgroup rw\n"
+    """A line without its first or its last fields, and one without the dash between them."""
+    cut = "27 23 - cgroup2 cgroup rw\n29 23 0:26 / /elsewhere ro - cgroup2\n28 23 0:26 / /elsewhere ro shared:4 cgroup2 cgroup rw\n"
     files = {**V2, "/proc/self/mountinfo": cut + V2["/proc/self/mountinfo"], "/sys/fs/cgroup/a/b/cpu.max": "400000 100000"}
     assert told({**files, "/elsewhere/a/b/cpu.max": "100000 100000"}) == ("0-7", 4, "quota")
 
