@@ -553,6 +553,14 @@ def test_a_policy_that_does_not_answer_has_no_limits(xeon):
     assert audited(xeon, min_frequency_khz=800000)["power.min_frequency"]["live"] == "800000 kHz"
 
 
+def test_what_sets_the_kernel_at_boot_is_not_rated(tuned, monkeypatch):
+    asked = []
+    monkeypatch.setattr(settings.Host, "rated_units", lambda self, names: asked.append(list(names)) or {})
+    service(tuned, "ainode-demo-0.service", "0-7")
+    audited(tuned)
+    assert asked == [["ainode-demo-0.service"]]
+
+
 def test_a_boot_unit_without_its_settings_sets_nothing(tuned):
     os.unlink(f"{tuned}/etc/ainode/cpu-power.conf")
     row = audited(tuned, **EXPECTED)["power.governor"]

@@ -65,6 +65,11 @@ def test_the_commands_answer_is_the_row(node, verdict):
     }
 
 
+def test_an_answer_without_a_reason_has_none(node):
+    put(node, {**GOOD, "command": answer(verdict="pass", live="42")})
+    assert only_row(node)["reason"] == ""
+
+
 def test_a_hyphen_in_the_id_counts_as_a_dot(node):
     put(node, {**GOOD, "id": "framework-demo", "command": answer(verdict="pass", live="42")})
     assert only_row(node)["id"] == "framework.demo"
@@ -116,6 +121,7 @@ def test_a_check_may_take_an_hour_and_no_more(node):
         ({**GOOD, "what": 3}, "its 'what' is 3"),
         ({**GOOD, "id": "Über"}, "'Über' is no id"),
         ({**GOOD, "command": "rm -rf /"}, "its command is 'rm -rf /'"),
+        ({**GOOD, "command": "/bin/ls"}, "its command is '/bin/ls'"),
         ({**GOOD, "command": []}, r"its command is \[\]"),
         ({**GOOD, "command": ["ls"]}, "absolute path"),
         ({**GOOD, "command": ["/bin/ls", 3]}, "a list of texts"),

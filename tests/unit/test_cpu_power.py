@@ -189,6 +189,14 @@ def test_policies_of_offline_cpus_are_left_out(intel, kernel, monkeypatch):
 # Drivers --------------------------------------------------------------------------------------------------------------------------
 
 
+def test_a_driver_that_does_not_list_its_preferences_is_given_the_kernels(intel):
+    for number in (0, 1):
+        os.unlink(f"{intel}{CPU}/cpufreq/policy{number}/energy_performance_available_preferences")
+    run(intel, epp="balance_power")
+    assert policy(intel, "energy_performance_preference") == "balance_power"
+    assert "'fast'" in run(intel, epp="fast")["msg"]
+
+
 def test_epp_goes_with_the_governor_and_comes_back_with_it(intel, kernel):
     before = state.tree(intel)
     check = state.run("cpu_power", intel, check=True, governor="performance")

@@ -136,6 +136,7 @@ ERROR: No matching distribution found for torch==2.13.0+cpu
         ("ERROR: Hashes are required in --require-hashes mode, but they are missing:\n    six==1.17.0 --hash=sha256:ab\n", {}, "six==1.17.0 has no hash"),
         ("ERROR: write failed: No space left on device\n", {}, "the disk is full"),
         ("ERROR: [Errno 28] ENOSPC\n", {}, "the disk is full"),
+        ("ERROR: all requirements must have their versions pinned with ==:\n    six --hash=sha256:ab\n", {}, "six has no hash"),
         ("Traceback\nERROR: the moon is full\n", {}, "ERROR: the moon is full"),
         ("ERROR: the moon is full\nWARNING: a new pip is there\n", {}, "ERROR: the moon is full"),
         ("", {}, "it said nothing"),

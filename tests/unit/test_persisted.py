@@ -39,6 +39,8 @@ def boot(tmp_path, files, cmdline="", systemd=True):
         # A pattern never takes the place of the whole name.
         ({"/etc/sysctl.d/a.conf": "vm.swappiness=1", "/etc/sysctl.d/b.conf": "vm.swap*=2"}, ("1", "/etc/sysctl.d/a.conf")),
         ({"/etc/sysctl.d/b.conf": "vm.swap*=2"}, ("2", "/etc/sysctl.d/b.conf")),
+        # A star is part of one name.
+        ({"/etc/sysctl.d/b.conf": "v*=2"}, None),
         ({"/etc/sysctl.d/a.txt": "vm.swappiness=1", "/etc/sysctl.conf": "vm.swappiness=9"}, None),
     ],
 )
@@ -61,6 +63,7 @@ TMPFILES = [
     # Lines with other words for the path are carried out in their order.
     ({"a.conf": "w {directory}/* - - - - madvise", "b.conf": "w {path} - - - - always!"}, "always!"),
     ({"a.conf": "w {path} - - - - never", "b.conf": "w {directory}/* - - - - always"}, "always"),
+    ({"a.conf": "w {path}\nw {path} - - - - madvise"}, "madvise"),
     ({"a.conf": "# w {path} - - - - never\nd {directory} - - - - -"}, None),
 ]
 
@@ -105,7 +108,7 @@ def test_a_broken_command_line_is_read_all_the_same(tmp_path):
     assert boot(tmp_path, {}, "a=1 'b=2").parameter("a")[0] == "1"
 
 
-@pytest.mark.parametrize("base", ["/etc/systemd/system", "/usr/lib/systemd/system"])
+@pytest.mark.parametrize("base", ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"])
 def test_enabled_units(tmp_path, base):
     found = boot(tmp_path, {f"{base}/multi-user.target.wants/a.service": ""})
     assert found.unit_enabled("a.service")

@@ -96,7 +96,7 @@ def test_no_command_is_needed_for_no_instance():
     assert list(service(command=[]).problems(1)) == ["command [] does not begin with an absolute path"]
 
 
-@pytest.mark.parametrize("argument", ["{node}", "{", "{0}", "a\nb"])
+@pytest.mark.parametrize("argument", ["{node}", "{", "{0}", "a\nb", "a\0b"])
 def test_an_argument_that_cannot_be(argument):
     with pytest.raises(ValueError, match="the argument"):
         service(command=["/bin/server", argument]).unit(0, INSTANCE)

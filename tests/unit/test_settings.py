@@ -496,6 +496,32 @@ def test_what_systemctl_refuses_is_an_error_with_its_words(host, tmp_path, monke
         host.systemctl("stop", "tuned.service")
 
 
+@pytest.mark.parametrize(
+    ("active", "file", "expected"),
+    [
+        ("inactive", "disabled", None),
+        ("failed", "masked", None),
+        ("active", "disabled", {"active": True, "enabled": False}),
+        ("activating", "static", {"active": True, "enabled": False}),
+        ("reloading", "", {"active": True, "enabled": False}),
+        *(("inactive", word, {"active": False, "enabled": True}) for word in ("enabled", "enabled-runtime", "generated", "alias", "linked")),
+    ],
+)
+def test_a_unit_counts_that_runs_or_starts_at_boot(host, active, file, expected):
+    class Shown(Systemd):
+        def systemctl(self, *arguments):
+            return f"Id=a.service\nActiveState={active}\nUnitFileState={file}\n"
+
+    assert Shown(host.top).unit_states(["a.service"]) == ({"a.service": expected} if expected else {})
+
+
+def test_a_directory_in_the_place_of_a_file_is_an_error(host, tmp_path):
+    (tmp_path / "etc/ours.conf").mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"/etc/ours\.conf is there and is no regular file"):
+        converge(host, "us", plan(("/sys/a", "10"), files={"/etc/ours.conf": file("x")}))
+    assert host.read("/sys/a") == "1"
+
+
 def test_units_are_rated_by_systemds_own_numbers(host, tmp_path, monkeypatch):
     said = "→ Overall exposure level for a.service: 1.9 OK\n→ Overall exposure level for b.service: 9.6 UNSAFE"
     (tmp_path / "systemd-analyze").write_text(f"#!/bin/sh\ncat <<EOF\n$*\n{said}\nEOF\n")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import machines
@@ -176,6 +177,16 @@ def test_nodes_of_old_kernels_list_offline_cpus(build):
     path = build(grid(2, 2), offline=[3])
     (path / "sys/devices/system/node/node1/cpulist").write_text("2-3\n")
     assert read(path)[1]["nodes"][1]["cpus"] == "2"
+
+
+def test_which_cpus_are_online_is_found_out_where_it_is_not_told(build):
+    path = build(grid(1, 4))
+    base = path / "sys/devices/system/cpu"
+    (base / "online").unlink()
+    (base / "cpu0/online").unlink()
+    (base / "cpu2/online").write_text("0\n")
+    shutil.rmtree(base / "cpu3/topology")
+    assert read(path)[0]["online"] == "0-1"
 
 
 def test_distances_of_more_nodes_than_are_told(build):
