@@ -15,7 +15,7 @@
 # packages are reached, where secrets are and how output looks.
 KEEP := PYTHON PYTHONUNBUFFERED ANSIBLE_BECOME% ANSIBLE_VAULT% ANSIBLE_NOCOLOR ANSIBLE_FORCE_COLOR ANSIBLE_LOG_PATH $(addprefix PIP_,CACHE_DIR CERT \
 	CLIENT_CERT CONFIG_FILE DEFAULT_TIMEOUT EXTRA_INDEX_URL FIND_LINKS INDEX_URL KEYRING_PROVIDER NO_CACHE_DIR NO_INDEX PROXY RETRIES TIMEOUT TRUSTED_HOST)
-unexport $(filter-out $(KEEP),$(filter ANSIBLE_% PIP_% PYTHON%,$(.VARIABLES)))
+unexport CDPATH $(filter-out $(KEEP),$(filter ANSIBLE_% PIP_% PYTHON%,$(.VARIABLES)))
 
 # Ansible refuses to start without a UTF-8 locale; a bare container has none set, and LC_ALL comes before LANG.
 export LC_ALL := $(if $(filter %UTF-8 %utf8,$(or $(LC_ALL),$(LANG))),$(LC_ALL),C.UTF-8)

@@ -4,6 +4,7 @@
 # Make .venv from the hash-pinned requirements: `setup.sh node` for the play alone, `setup.sh test` for the test suite too.
 # Installs Debian's python3-venv when it is missing and we are root; otherwise says what to install.
 set -eu
+unset CDPATH
 
 kind=${1:?"usage: setup.sh node|test"}
 cd "$(dirname "$0")/.."

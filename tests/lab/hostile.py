@@ -3,7 +3,7 @@
 """Run a command, such as `make check`, for a caller with settings of their own for everything: hostile COMMAND...
 
 umask 077, another locale, a directory for temporary files with a space in its name where nothing can be executed, a /tmp like it, and variables that make
-Python, pip and Ansible work otherwise.
+Python, pip, Ansible, CMake and the compiler work otherwise.
 """
 
 import os
@@ -16,6 +16,7 @@ import lab
 NOWHERE = "/dev/null/nowhere"  # not even root can make it
 ENVIRONMENT = {
     "LANG": "C", "LC_ALL": "C",
+    "CDPATH": "/", "CMAKE_GENERATOR": "none", "CXXFLAGS": "-Dint=broken",
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": "2", "PYTHONPATH": NOWHERE, "PYTHONWARNINGS": "error", "PYTHONPYCACHEPREFIX": NOWHERE,
     "PIP_DRY_RUN": "1", "PIP_PREFIX": NOWHERE, "PIP_REQUIRE_VIRTUALENV": "1", "PIP_ROOT": NOWHERE, "PIP_TARGET": NOWHERE, "PIP_USER": "1",
     "ANSIBLE_COLLECTIONS_PATH": NOWHERE, "ANSIBLE_CONFIG": f"{NOWHERE}.cfg", "ANSIBLE_FORKS": "1", "ANSIBLE_GATHERING": "implicit",

@@ -8,6 +8,9 @@
 # Installs what the build needs from Debian when it is missing and we are root; otherwise says what to install.
 set -eu
 
+# The same sources make the same program, whatever the caller has set for other builds.
+unset CDPATH CFLAGS CPPFLAGS CXXFLAGS LDFLAGS MAKEFLAGS CMAKE_BUILD_TYPE CMAKE_GENERATOR CMAKE_PREFIX_PATH CMAKE_TOOLCHAIN_FILE DESTDIR
+
 output=${1:?"usage: build.sh OUTPUT | --dependencies"}
 source=$(cd "$(dirname "$0")" && pwd -P)
 have() {
