@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import inspect
 import json
 import os
 import shlex
@@ -142,13 +143,16 @@ def running(unit, ready_url, command=None, seconds=120):
 def main(rows, lasting=()):
     """Print the verdict of the row that the command line names. `rows`: {name: function that returns (verdict, live, reason) or raises}, called with
     the further words of the command line; `lasting` are those about a service that keeps running, which do not apply where systemd does not run."""
-    if len(sys.argv) < 2 or sys.argv[1] not in rows:
-        raise SystemExit(f"usage: probe.py {{{','.join(rows)}}} [ARGUMENT...]")
-    if sys.argv[1] in lasting and not has_systemd():
+    name, arguments = (sys.argv[1:2] or [None])[0], sys.argv[2:]
+    try:
+        inspect.signature(rows[name]).bind(*arguments)
+    except (KeyError, TypeError):
+        raise SystemExit(f"usage: probe.py {{{','.join(rows)}}} [ARGUMENT...]") from None
+    if name in lasting and not has_systemd():
         verdict, live, reason = "not_applicable", None, "systemd does not run here, so no service keeps running"
     else:
         try:
-            verdict, live, reason = rows[sys.argv[1]](*sys.argv[2:])
+            verdict, live, reason = rows[name](*arguments)
         except (Failed, OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
             verdict, live, reason = "fail", None, f"{error} {getattr(error, 'stderr', None) or ''}".strip()
     sys.stdout.write(json.dumps({"verdict": verdict, "live": live, "reason": reason}) + "\n")

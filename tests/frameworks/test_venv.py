@@ -284,16 +284,14 @@ def test_absent_leaves_nothing(installed):
     assert installed.run(state="absent")["changed"] is False
 
 
-def test_a_wheelhouse_holds_what_the_lock_names_and_installs_without_an_index(node, wheels, tmp_path, monkeypatch):
+def test_a_wheelhouse_holds_what_the_lock_names_and_installs_without_an_index(node, wheels, tmp_path):
     house = tmp_path / "house"
-    collect = {"state": "collected", "wheelhouse": str(house), "python_version": PYTHON}
     # The index is the directory of wheels, told to pip as a node's pip.conf would.
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels[0]))
+    collect = {"state": "collected", "wheelhouse": str(house), "python_version": PYTHON, "caller": {"PIP_FIND_LINKS": str(wheels[0])}}
     assert node.run(2, **collect)["wheels"] == ["thing-2-py3-none-any.whl"]
     assert node.run(1, **collect)["wheels"] == ["thing-1-py3-none-any.whl"]
     assert node.run(1, **collect)["changed"] is False
     assert [path.name for path in house.glob("*.whl")] == ["thing-1-py3-none-any.whl"]
-    monkeypatch.delenv("PIP_FIND_LINKS")
     assert node.run(1, wheelhouse=str(house))["changed"]
     assert node.version() == 1
 

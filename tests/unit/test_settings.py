@@ -487,10 +487,10 @@ def test_a_unit_that_runs_is_a_change_by_itself(host):
     assert done["changed"] and systemd.calls[-1] == "stop tuned.service"
 
 
-def test_what_systemctl_refuses_is_an_error_with_its_words(host, tmp_path, monkeypatch):
-    (tmp_path / "systemctl").write_text("#!/bin/sh\n[ $2 = stop ] || exec echo Id=$2\necho Access denied >&2; exit 4\n")
-    (tmp_path / "systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_what_systemctl_refuses_is_an_error_with_its_words(host, programs, monkeypatch):
+    (programs / "systemctl").write_text("#!/bin/sh\n[ $2 = stop ] || exec echo Id=$2\necho Access denied >&2; exit 4\n")
+    (programs / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
     assert host.systemctl("show") == "Id=show\n"
     with pytest.raises(SettingsError, match=r"systemctl stop tuned\.service failed: Access denied"):
         host.systemctl("stop", "tuned.service")
@@ -522,15 +522,15 @@ def test_a_directory_in_the_place_of_a_file_is_an_error(host, tmp_path):
     assert host.read("/sys/a") == "1"
 
 
-def test_units_are_rated_by_systemds_own_numbers(host, tmp_path, monkeypatch):
+def test_units_are_rated_by_systemds_own_numbers(host, programs, monkeypatch):
     said = "→ Overall exposure level for a.service: 1.9 OK\n→ Overall exposure level for b.service: 9.6 UNSAFE"
-    (tmp_path / "systemd-analyze").write_text(f"#!/bin/sh\ncat <<EOF\n$*\n{said}\nEOF\n")
-    (tmp_path / "systemd-analyze").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (programs / "systemd-analyze").write_text(f"#!/bin/sh\ncat <<EOF\n$*\n{said}\nEOF\n")
+    (programs / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
     names = ("a.service", "b.service", "c.service")
     assert host.rated_units(names) == {}, "systemd does not run a recorded machine"
     assert Systemd(host.top).rated_units(names) == {"a.service": 1.9, "b.service": 9.6}
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("PATH", str(programs / "nowhere"))
     assert Systemd(host.top).rated_units(names) == {}
 
 
