@@ -28,9 +28,9 @@ def units(tmp_path, monkeypatch):
     return tmp_path
 
 
-def put(units, number, *arguments, instance=INSTANCE, **options):
+def put(units, number, *arguments, instance=None, **options):
     service = Service("demo", "A demo", ["/bin/server", *arguments], port=8500, **options)
-    (units / service.unit_name(number)).write_text(service.unit(number, instance))
+    (units / service.unit_name(number)).write_text(service.unit(number, instance or INSTANCE))
 
 
 def test_a_unit_is_read_as_it_is_written(units):

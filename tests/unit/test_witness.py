@@ -236,8 +236,7 @@ def test_the_witness_passes_what_is_right_and_fails_what_is_wrong(programs):
     """One test, because one run of the witness tells it all. The hosts' directories have no space in their names, which stand in commands."""
     for name in VARIABLES:
         right(name, programs / name)
-    hosts = [(name, deed) for name, deed, *_expected in [*WRONG, *ODD]]
-    for number, (name, deed) in enumerate(hosts):
+    for number, (name, deed, *_expected) in enumerate((*WRONG, *ODD)):
         shutil.copytree(programs / name, programs / str(number), symlinks=True)
         deed(programs / str(number))
     outcomes = witness(programs)
