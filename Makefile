@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 #   make node    turn this machine into a tuned, audited AI inference node   (ARGS="--check --diff" shows what it would do)
-#   make test    the whole test suite, on a Debian 12 or 13 machine as root; about half an hour on two cores
+#   make test    the whole test suite, on a Debian 12 or 13 machine as root; about forty minutes on two cores
 #   make check   the quick part of it: lint, unit tests, the search engine's own tests; a few minutes
 #   make soak    the engine under sanitizer, fuzzer and kills; an hour
 #   make search  only the search engine, as build/vnni-search
