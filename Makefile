@@ -110,10 +110,9 @@ model-hosts: setup-test
 demo: setup-test
 	$(BIN)/pytest -q -rs tests/demo
 
-# The hosts mostly wait, for each other's answers and for a boot: three of these at a time, the longest first. What each prints comes when it is done.
-test: search
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target molecule-vm model-hosts integration molecule demo models benchmark hosts frameworks \
-		hostile sanity service bench-tasks
+# Three groups at a time, the longest first; the end says how long each took, and why one failed.
+test: search setup-test
+	@python3 tests/run_groups.py molecule-vm model-hosts integration molecule demo models benchmark hosts frameworks hostile sanity service bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
 soak: tsan fuzz crash
