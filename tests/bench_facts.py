@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Print how long the facts of each machine take: `python tests/bench_facts.py [directory of unpacked machines]`, else our own and this host.
 
-The time is that of facts.gather alone, without Ansible and Python's start; the best of several runs, and the CPU time of that run.
+The time is that of gather alone, without Ansible and Python's start; the best of several runs, and the CPU time of that run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent / "collections"), str(TESTS / "unit")]
 
 import machines
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 
 class Counting(Root):
@@ -35,7 +35,7 @@ def measure(path, runs=5):
     times = []
     for _run in range(runs):
         root, wall, cpu = Counting(path), time.perf_counter(), time.process_time()
-        facts.gather(root)
+        gather(root)
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     return min(wall for wall, _cpu in times) * 1000, min(cpu for _wall, cpu in times) * 1000, root.reads
 

@@ -123,7 +123,7 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ainode.cpu.plugins.module_utils.placement import place
+from ansible_collections.ainode.cpu.plugins.module_utils.plan.placement import place
 
 
 def placement(facts, workload, **options):

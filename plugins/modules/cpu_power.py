@@ -172,7 +172,8 @@ not_applicable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import baseline, cpu_power, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.host import baseline
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, cpu_power
 
 
 def main():
@@ -198,7 +199,7 @@ def main():
     def plan(host):
         return cpu_power.plan(host, module.params, baseline.load(host).record("cpu_power")["units"])
 
-    settings.run(module, "cpu_power", plan)
+    converge.run(module, "cpu_power", plan)
 
 
 if __name__ == "__main__":

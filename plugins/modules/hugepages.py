@@ -149,7 +149,7 @@ not_applicable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import hugepages, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, hugepages
 
 
 def main():
@@ -172,7 +172,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    settings.run(module, "hugepages", lambda host: hugepages.plan(host, module.params), guard=hugepages.in_use)
+    converge.run(module, "hugepages", lambda host: hugepages.plan(host, module.params), guard=hugepages.in_use)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ not_applicable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import memory_policy, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, memory_policy
 
 
 def main():
@@ -153,7 +153,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    settings.run(module, "memory_policy", lambda host: memory_policy.plan(host, module.params))
+    converge.run(module, "memory_policy", lambda host: memory_policy.plan(host, module.params))
 
 
 if __name__ == "__main__":

@@ -206,9 +206,12 @@ table:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import audit, audit_checks, audit_evidence, facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import RootError
-from ansible_collections.ainode.cpu.plugins.module_utils.settings import Host
+from ansible_collections.ainode.cpu.plugins.module_utils.audit import checks
+from ansible_collections.ainode.cpu.plugins.module_utils.audit.evidence import collect
+from ansible_collections.ainode.cpu.plugins.module_utils.audit.rows import audit, expectations, summary, table
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import RootError
 
 
 def main():
@@ -248,11 +251,11 @@ def main():
     unknown = [name for name in module.params["ignore"] if name not in settings]
     if unknown:
         module.fail_json(msg=f"ignore has '{unknown[0]}', which is no setting: give names out of {', '.join(sorted(settings))}")
-    node = facts.gather(host)
-    expected = audit.expectations(node, settings, module.params["ignore"])
-    rows = audit.audit(node, audit_evidence.gather(host, node, expected), expected, audit_checks.rows(host))
+    node = gather(host)
+    expected = expectations(node, settings, module.params["ignore"])
+    rows = audit(node, collect(host, node, expected), expected, checks.rows(host))
     failed = [row["id"] for row in rows if row["verdict"] == "fail"]
-    result = {"changed": False, "rows": rows, "summary": audit.summary(rows), "failed_rows": failed, "table": audit.table(rows)}
+    result = {"changed": False, "rows": rows, "summary": summary(rows), "failed_rows": failed, "table": table(rows)}
     if failed and module.params["fail"]:
         module.fail_json(msg=f"{len(failed)} of {len(rows)} rows fail: {', '.join(failed)}", **result)
     module.exit_json(**result)

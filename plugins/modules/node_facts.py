@@ -637,8 +637,8 @@ ansible_facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root, RootError
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import SubsetError, gather, select
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root, RootError
 
 
 def main():
@@ -651,11 +651,11 @@ def main():
         supports_check_mode=True,
     )
     try:
-        subsets = facts.select(module.params["gather_subset"])
+        subsets = select(module.params["gather_subset"])
         root = Root(module.params["root"])
-    except (facts.SubsetError, RootError) as error:
+    except (SubsetError, RootError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, ansible_facts={"ainode": facts.gather(root, subsets)})
+    module.exit_json(changed=False, ansible_facts={"ainode": gather(root, subsets)})
 
 
 if __name__ == "__main__":

@@ -175,131 +175,9 @@ reason:
   type: str
 """
 
-import os
-import time
-import urllib.error
-import urllib.request
-from typing import NamedTuple
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import service as units
-from ansible_collections.ainode.cpu.plugins.module_utils import settings
-
-
-class Host(settings.Host):
-    """This host's units and, where it runs, the systemd that acts on them."""
-
-    def __init__(self, module):
-        super().__init__("/")
-        self.module = module
-        self.headers = {}
-        if module.params["key_file"] and not module.check_mode:
-            with open(module.params["key_file"], encoding="utf-8") as file:
-                self.headers["Authorization"] = "Bearer " + file.read().strip()
-        self.running = self.has_systemd()
-
-    def unit(self, unit):
-        """Return the text of a unit file, or None."""
-        state = self.file_state(os.path.join(settings.UNITS, unit))
-        return state and state["content"]
-
-    def owned(self, service):
-        """Return the names of the unit files that are instances of `service`."""
-        try:
-            return sorted(filter(service.owns, os.listdir(settings.UNITS)))
-        except FileNotFoundError:
-            return []
-
-    def active(self, names):
-        """Return which of the units are active, in one call."""
-        if not (self.running and names):
-            return set()
-        states = self.systemctl("show", "--property=ActiveState", "--value", *names).split()
-        return {name for name, state in zip(names, states) if state in ("active", "reloading")}
-
-    def is_enabled(self, unit):
-        """Return whether the unit starts at boot."""
-        return os.path.lexists(os.path.join(units.WANTS, unit))
-
-    def write(self, unit, text):
-        """Write a unit file and enable it, or with text None remove both."""
-        path = os.path.join(settings.UNITS, unit)
-        link = os.path.join(units.WANTS, unit)
-        if text is None:
-            for name in (link, path):
-                if os.path.lexists(name):
-                    self.put(name, None)
-            return
-        os.makedirs(units.WANTS, exist_ok=True)
-        self.put(path, settings.file(text))
-        if not os.path.lexists(link):
-            self.put(link, settings.link(path))
-
-    def target(self, path):
-        """Return the target of a symbolic link, or None where there is nothing."""
-        return os.readlink(path) if os.path.lexists(path) else None
-
-    def await_ready(self, unit, url, deadline, contains=""):
-        """Wait until the unit is active and its URL answers 200 with `contains` in it; SettingsError with the end of its journal."""
-        said = "it is not active"
-        while True:
-            if unit in self.active([unit]):
-                if url is None:
-                    return
-                try:
-                    # The node's own service: a proxy configured in the environment has nothing to do with it.
-                    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                        urllib.request.Request(url, headers=self.headers), timeout=5
-                    ) as answer:
-                        if contains in answer.read(1 << 20).decode("utf-8", "replace"):
-                            return
-                        said = f"{url} does not yet answer with '{contains}'"
-                except urllib.error.HTTPError as error:
-                    said = f"{url} answers {error.code} {error.reason}"
-                except (OSError, ValueError) as error:
-                    said = f"{url}: {error}"
-            if time.monotonic() > deadline:
-                journal = self.module.run_command(["journalctl", "--no-pager", "--lines=15", "--output=cat", f"--unit={unit}"])[1]
-                raise settings.SettingsError(f"{unit} is not ready: {said}. The end of its journal:\n{journal.strip()}")
-            time.sleep(0.2)
-
-
-class Step(NamedTuple):
-    """What is done to one instance."""
-
-    unit: str
-    before: str | None
-    after: str
-    action: str
-    ready_url: str | None
-    serves_url: str | None
-
-
-def apply(host, step, timeout, serves):
-    """Write one instance's unit and bring it into force; SettingsError when it does not become ready in time."""
-    host.write(step.unit, step.after)
-    if not host.running or step.action == "write":
-        return
-    host.systemctl("daemon-reload")
-    host.systemctl("--no-block", "restart" if step.action == "start" else step.action, step.unit)
-    deadline = time.monotonic() + timeout
-    host.await_ready(step.unit, step.ready_url, deadline)
-    if step.serves_url:
-        host.await_ready(step.unit, step.serves_url, deadline, serves)
-
-
-def undo(host, steps, links, timeout):
-    """Put links (path to old target) back, then the instances of `steps`, one after the other; return what was done, as a sentence."""
-    links = {path: target for path, target in links.items() if target is not None}
-    back = [step._replace(after=step.before) for step in steps if step.before is not None and (links or step.before != step.after)]
-    try:
-        for path, target in links.items():
-            host.put(path, settings.link(target))
-        for step in back:
-            apply(host, step, timeout, "")
-    except (settings.SettingsError, OSError) as failure:
-        return f"The way back failed, too: {failure}"
-    return "What was there before is back and ready." if back or links else "There was nothing before it to go back to."
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy.rollout import RolloutError, rollout
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy.unit import Service
 
 
 def main():
@@ -331,7 +209,7 @@ def main():
     )
     options = module.params
     instances = (options["instances"] if options["state"] == "present" else None) or []
-    service = units.Service(
+    service = Service(
         options["name"],
         options["description"] or options["name"],
         options["command"] or [],
@@ -347,77 +225,12 @@ def main():
         start_timeout=options["timeout"],
     )
     try:
-        host = Host(module)
-    except OSError as error:
-        module.fail_json(msg=f"pinned_service {options['name']}: key_file: {error}")
-    try:
-        wanted = {service.unit_name(index): service.unit(index, instance) for index, instance in enumerate(instances)}
-        urls = [
-            [url and url.format_map(service.values(index, instance)) for url in (options["ready_url"], options["serves_url"])]
-            for index, instance in enumerate(instances)
-        ]
-    except (KeyError, ValueError) as error:
-        module.fail_json(msg=f"pinned_service {options['name']}: {error}")
-    for problem in service.problems(len(instances)):
-        module.fail_json(msg=f"pinned_service {options['name']}: {problem}")
-
-    try:
-        links = [{"path": path, "before": host.target(path), "after": target} for path, target in sorted(options["links"].items())]
-        for link in links:
-            link["changed"] = link["before"] != link["after"]
-    except OSError as error:
-        module.fail_json(msg=f"pinned_service {options['name']}: links: {error.filename} is there and no symbolic link")
-    switched = [link for link in links if link["changed"]]
-    stale = [unit for unit in host.owned(service) if unit not in wanted]
-    try:
-        active = host.active(sorted(wanted))
-        before = {unit: host.unit(unit) for unit in [*wanted, *stale]}
-    except settings.SettingsError as error:
-        module.fail_json(msg=f"pinned_service {options['name']}: {error}")
-    results, steps = [], []
-    for index, (unit, text) in enumerate(wanted.items()):
-        # Without a systemd there is nothing to start: the unit file and its link are all there is.
-        action = units.needed_action(before[unit], text, unit in active) if host.running else "write" if before[unit] != text else None
-        if action is None and not host.is_enabled(unit):
-            action = "write"
-        results.append({"unit": unit, "port": options["port"] + index, "cpus": instances[index]["cpus"], "action": action})
-        if action:
-            steps.append(Step(unit, before[unit], text, action, *urls[index]))
-    results += [{"unit": unit, "port": None, "cpus": None, "action": "remove"} for unit in stale]
-
-    if not module.check_mode:
-        touched = []
-        try:
-            for link in switched:
-                host.put(link["path"], settings.link(link["after"]))
-            for step in steps:
-                touched.append(step)
-                apply(host, step, options["timeout"], options["serves"] or options["data"])
-            if stale:
-                if host.running:
-                    host.systemctl("stop", *stale)
-                for unit in stale:
-                    host.write(unit, None)
-                if host.running:
-                    host.systemctl("daemon-reload")
-        except (settings.SettingsError, OSError) as error:
-            # The one that failed first: it may serve nothing now.
-            outcome = undo(host, reversed(touched), {link["path"]: link["before"] for link in switched}, options["timeout"])
-            module.fail_json(msg=f"pinned_service {options['name']}: {error}\n{outcome}", units=results, links=links)
-
-    module.exit_json(
-        changed=bool(switched) or any(result["action"] for result in results),
-        units=results,
-        links=links,
-        running=host.running,
-        reason=None if host.running else "systemd does not run here: the units are laid down and enabled, not started",
-        diff=[
-            {"before_header": unit, "after_header": unit, "before": before[unit] or "", "after": wanted.get(unit, "")}
-            for unit in before
-            if before[unit] != wanted.get(unit)
-        ]
-        + [{"before_header": link["path"], "after_header": link["path"], "before": f"{link['before']}\n", "after": f"{link['after']}\n"} for link in switched],
-    )
+        for problem in service.problems(len(instances)):
+            raise RolloutError(problem)
+        result = rollout(service, instances, options, module.check_mode)
+    except RolloutError as error:
+        module.fail_json(msg=f"pinned_service {options['name']}: {error}", units=error.units, links=error.links)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -142,9 +142,10 @@ files:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ainode.cpu.plugins.module_utils import runtime_env
-from ansible_collections.ainode.cpu.plugins.module_utils.placement import OMP_PROC_BIND, WORKLOADS
-from ansible_collections.ainode.cpu.plugins.module_utils.settings import Host, Plan, converge
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
+from ansible_collections.ainode.cpu.plugins.module_utils.plan.placement import OMP_PROC_BIND, WORKLOADS
+from ansible_collections.ainode.cpu.plugins.module_utils.state import runtime_env
+from ansible_collections.ainode.cpu.plugins.module_utils.state.converge import Plan, converge
 
 
 def main():

@@ -22,8 +22,9 @@ PROOF = "import json, thing; print(json.dumps({'verdict': thing.VERDICT, 'live':
 RUN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy import environments
 from ansible_collections.ainode.cpu.plugins.modules import venv
-venv._UNITS = sys.argv.pop(1)
+environments._UNITS = sys.argv.pop(1)
 venv.main()
 """
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.ainode.cpu.plugins.module_utils import settings
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
 
 # Every option of every state module, with values that differ from what a machine has by default.
 EVERYTHING = {
@@ -92,7 +92,7 @@ def write(root, name, text):
         stream.write(text)
 
 
-class Kernel(settings.Host):
+class Kernel(Host):
     """A host whose files answer as the kernel's do. `log` has what was written, in order."""
 
     log = ()
@@ -150,7 +150,7 @@ class Kernel(settings.Host):
         return str(given)
 
 
-class Broken(settings.Host):
+class Broken(Host):
     """A host on which the write number `fails_at` (from 0) and all that follow fail, as if the run was killed there."""
 
     fails_at = 0

@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import ainode_run, cpulist, runtime_env
-from ansible_collections.ainode.cpu.plugins.module_utils.placement import environment
+from ansible_collections.ainode.cpu.plugins.module_utils.host import cpulist
+from ansible_collections.ainode.cpu.plugins.module_utils.plan.placement import environment
+from ansible_collections.ainode.cpu.plugins.module_utils.programs import ainode_run
+from ansible_collections.ainode.cpu.plugins.module_utils.state import runtime_env
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 CHILD = "import json, os, sys; print(json.dumps([sorted(os.sched_getaffinity(0)), dict(os.environ), sys.argv[1:], open('/proc/self/numa_maps').read()]))"

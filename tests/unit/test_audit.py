@@ -16,7 +16,11 @@ import machines
 import pytest
 import state
 import yaml
-from ansible_collections.ainode.cpu.plugins.module_utils import audit, audit_evidence, cpu_power, facts, runtime_env, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.audit.evidence import collect
+from ansible_collections.ainode.cpu.plugins.module_utils.audit.rows import RECOMMENDATIONS, RECOMMENDED, VERDICTS, audit, expectations, summary, table
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
+from ansible_collections.ainode.cpu.plugins.module_utils.state import cpu_power, runtime_env
 from hypothesis import given, strategies
 
 KEYS = ["id", "section", "what", "expected", "live", "after_reboot", "reason", "verdict", "remedy"]
@@ -25,13 +29,13 @@ GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "audit.md").read_text(en
 
 def audited(root, ignore=(), **expected):
     """Return {id: row} of the audit of a system root."""
-    return audited_host(settings.Host(str(root)), ignore, **expected)
+    return audited_host(Host(str(root)), ignore, **expected)
 
 
 def audited_host(host, ignore=(), **expected):
-    node = facts.gather(host)
-    expected = audit.expectations(node, expected, ignore)
-    return {row["id"]: row for row in audit.audit(node, audit_evidence.gather(host, node, expected), expected)}
+    node = gather(host)
+    expected = expectations(node, expected, ignore)
+    return {row["id"]: row for row in audit(node, collect(host, node, expected), expected)}
 
 
 def copied(root, target):
@@ -106,19 +110,19 @@ SET_ROWS = [
 def check_form(rows):
     for row in rows.values():
         assert sorted(row) == sorted(KEYS)
-        assert row["verdict"] in audit.VERDICTS
+        assert row["verdict"] in VERDICTS
         assert all(row[key] is None or (isinstance(row[key], str) and row[key]) for key in ("expected", "live", "after_reboot"))
         assert all(isinstance(row[key], str) and row[key] for key in ("id", "section", "what"))
         assert row["verdict"] == "pass" or row["reason"], row
         assert bool(row["remedy"]) == (row["verdict"] != "pass"), row
-    assert "rows:" in audit.table(list(rows.values()))
-    assert sum(audit.summary(list(rows.values())).values()) == len(rows)
+    assert "rows:" in table(list(rows.values()))
+    assert sum(summary(list(rows.values())).values()) == len(rows)
 
 
 def test_every_described_machine_gets_every_row(machine):
     rows = audited(machine, **EXPECTED)
     check_form(rows)
-    assert set(rows) >= {identity for identity, *_rest in audit.RECOMMENDATIONS} - {"power.epp", "power.max_frequency"}
+    assert set(rows) >= {identity for identity, *_rest in RECOMMENDATIONS} - {"power.epp", "power.max_frequency"}
 
 
 def test_every_recorded_machine_gets_every_row(recorded_machine):
@@ -292,8 +296,8 @@ def test_a_container(tmp_path):
 
 
 def test_what_a_live_host_may_not_write_is_not_its_own(tuned, monkeypatch):
-    monkeypatch.setattr(settings.Host, "locked_because", lambda self, path: "it is mounted read-only" if path.startswith("/sys") else None)
-    host = settings.Host(tuned)
+    monkeypatch.setattr(Host, "locked_because", lambda self, path: "it is mounted read-only" if path.startswith("/sys") else None)
+    host = Host(tuned)
     host.is_live = True
     rows = audited_host(host, **EXPECTED)
     assert (rows["power.governor"]["verdict"], rows["power.governor"]["reason"]) == ("not_applicable", "it is mounted read-only")
@@ -307,7 +311,7 @@ def test_a_container_without_an_init_is_judged_by_what_it_has_now(tuned):
     os.unlink(f"{tuned}/etc/tmpfiles.d/ainode-memory.conf")
     state.write(tuned, "/.dockerenv", "")
     Path(f"{tuned}/proc/sys/vm/swappiness").write_text("60\n")
-    host = settings.Host(tuned)
+    host = Host(tuned)
     host.is_live = True
     host.locked_because = lambda path: None
     rows = audited_host(host, **EXPECTED)
@@ -335,11 +339,11 @@ def test_a_laptop_and_other_architectures(tmp_path):
 
 
 def test_devices_that_are_too_slow(xeon):
-    host = settings.Host(xeon)
-    node, evidence = facts.gather(host), audit_evidence.gather(host, {}, {})
+    host = Host(xeon)
+    node, evidence = gather(host), collect(host, {}, {})
     node["devices"] = {"nics": [{"name": "b", "speed_mbps": 10000}, {"name": "a", "speed_mbps": 1000}], "disks": [{"name": "sda", "rotational": True}]}
     node["memory"]["channels"] = {"populated": 12, "available": 16, "reason": None}
-    rows = {row["id"]: row for row in audit.audit(node, evidence, {})}
+    rows = {row["id"]: row for row in audit(node, evidence, {})}
     assert [(rows[name]["verdict"], rows[name]["live"]) for name in ("network.speed", "storage.ssd", "memory.channels")] == [
         ("advice", "b: 10 Gbit/s"),
         ("advice", "rotating: sda"),
@@ -358,12 +362,12 @@ def test_another_tuner(xeon):
 
 def test_the_recommendation_is_expected_where_nothing_else_is():
     plain, laptop = {"platform": {"battery": False}}, {"platform": {"battery": True}}
-    assert audit.expectations({}, {}) == audit.RECOMMENDED == audit.expectations(plain, {"governor": None})
-    assert "max_exit_latency_us" not in audit.expectations(plain, {"idle_states_disabled": ["C6"]})
-    assert audit.expectations(plain, {"idle_states_disabled": ["C6"], "max_exit_latency_us": 5})["max_exit_latency_us"] == 5
-    assert "max_exit_latency_us" not in audit.expectations(laptop, {})
-    assert audit.expectations(laptop, {"max_exit_latency_us": 0})["max_exit_latency_us"] == 0
-    assert "turbo" not in audit.expectations(plain, {"turbo": True}, ["turbo"])
+    assert expectations({}, {}) == RECOMMENDED == expectations(plain, {"governor": None})
+    assert "max_exit_latency_us" not in expectations(plain, {"idle_states_disabled": ["C6"]})
+    assert expectations(plain, {"idle_states_disabled": ["C6"], "max_exit_latency_us": 5})["max_exit_latency_us"] == 5
+    assert "max_exit_latency_us" not in expectations(laptop, {})
+    assert expectations(laptop, {"max_exit_latency_us": 0})["max_exit_latency_us"] == 0
+    assert "turbo" not in expectations(plain, {"turbo": True}, ["turbo"])
 
 
 def test_what_is_recommended_is_what_the_roles_set_by_default():
@@ -374,11 +378,11 @@ def test_what_is_recommended_is_what_the_roles_set_by_default():
         defaults.update({name[len(role) + 1 :]: value for name, value in given.items()})
     latency = re.search(r"else (\d+) }}", defaults.pop("max_exit_latency_us"))
     asked = {name: value for name, value in defaults.items() if name not in ("state", "conflicting_tuners", "shortfall") and value not in (None, [])}
-    assert {**asked, "max_exit_latency_us": int(latency.group(1))} == audit.RECOMMENDED
+    assert {**asked, "max_exit_latency_us": int(latency.group(1))} == RECOMMENDED
 
 
 def test_nothing_is_asked_of_what_is_ignored(xeon):
-    rows = audited(xeon, ignore=audit.RECOMMENDED)
+    rows = audited(xeon, ignore=RECOMMENDED)
     assert set(verdicts(rows, "power.governor", "power.idle_states", "memory.swappiness", "memory.thp_defrag")) == {"not_applicable"}
     assert "power.turbo" not in rows
     assert (rows["power.governor"]["live"], rows["power.governor"]["reason"]) == ("powersave", "no governor is asked for")
@@ -439,7 +443,7 @@ def test_energy_preferences_by_name_and_number(tuned):
 
 
 def place(root, *workloads):
-    placed = runtime_env.plan(facts.gather(settings.Host(str(root))), list(workloads))
+    placed = runtime_env.plan(gather(Host(str(root))), list(workloads))
     for path, content in runtime_env.files(placed).items():
         state.write(root, path, content["content"])
     return placed
@@ -555,7 +559,7 @@ def test_a_policy_that_does_not_answer_has_no_limits(xeon):
 
 def test_what_sets_the_kernel_at_boot_is_not_rated(tuned, monkeypatch):
     asked = []
-    monkeypatch.setattr(settings.Host, "rated_units", lambda self, names: asked.append(list(names)) or {})
+    monkeypatch.setattr(Host, "rated_units", lambda self, names: asked.append(list(names)) or {})
     service(tuned, "ainode-demo-0.service", "0-7")
     audited(tuned)
     assert asked == [["ainode-demo-0.service"]]
@@ -586,7 +590,7 @@ def test_a_host_without_systemd_boots_all_the_same(tuned):
 def test_services_are_shut_in(xeon, monkeypatch, rated, verdict, text):
     for unit in [*rated, cpu_power.UNIT]:
         state.write(xeon, f"/etc/systemd/system/{unit}", "[Service]\n")
-    monkeypatch.setattr(settings.Host, "rated_units", lambda _host, names: {name: rated[name] for name in names if rated[name] is not None})
+    monkeypatch.setattr(Host, "rated_units", lambda _host, names: {name: rated[name] for name in names if rated[name] is not None})
     row = audited(xeon)["services.sandbox"]
     assert row["verdict"] == verdict
     assert text in (row["live"] if verdict == "pass" else row["reason"])
@@ -600,19 +604,19 @@ def check(identity, verdict="pass"):
 
 
 def test_a_check_takes_the_place_of_its_row_or_follows_at_the_end(xeon):
-    host = settings.Host(xeon)
-    node = facts.gather(host)
-    expected = audit.expectations(node, {})
-    evidence = audit_evidence.gather(host, node, expected)
-    plain = audit.audit(node, evidence, expected)
-    rows = audit.audit(node, evidence, expected, [check("other.thing", "fail"), check("framework.openvino")])
+    host = Host(xeon)
+    node = gather(host)
+    expected = expectations(node, {})
+    evidence = collect(host, node, expected)
+    plain = audit(node, evidence, expected)
+    rows = audit(node, evidence, expected, [check("other.thing", "fail"), check("framework.openvino")])
     assert [row["id"] for row in rows] == [row["id"] for row in plain] + ["other.thing"]
     by_id = {row["id"]: row for row in rows}
     assert (by_id["framework.openvino"]["live"], by_id["framework.openvino"]["remedy"], by_id["other.thing"]["remedy"]) == ("L", "", "M")
 
 
 def test_ids_are_stable_slugs_and_documented():
-    identities = [identity for identity, *_rest in audit.RECOMMENDATIONS]
+    identities = [identity for identity, *_rest in RECOMMENDATIONS]
     assert len(set(identities)) == len(identities)
     assert all(re.fullmatch(r"[a-z]+[a-z0-9_]*\.[a-z0-9_]+", identity) for identity in identities)
     documented = re.findall(r"^\| `([a-z0-9_]+\.[a-z0-9_]+)` \|", GUIDE, re.MULTILINE)
@@ -621,7 +625,7 @@ def test_ids_are_stable_slugs_and_documented():
 
 def test_the_table_shows_what_fails_first(tuned):
     Path(f"{tuned}/proc/sys/vm/swappiness").write_text("60\n")
-    lines = audit.table(list(audited(tuned, **EXPECTED).values())).splitlines()
+    lines = table(list(audited(tuned, **EXPECTED).values())).splitlines()
     assert re.match(r"FAIL +memory\.swappiness +60; expected: 11$", lines[0])
     assert "remedy: run playbooks/ai-node.yml (role hugepages)" in lines[2]
     assert re.match(r"\d+ rows: 1 fail, 0 advice, \d+ pass, \d+ not applicable to this host", lines[-1])
@@ -630,7 +634,7 @@ def test_the_table_shows_what_fails_first(tuned):
 
 
 def test_a_text_with_line_breaks_stays_on_its_line():
-    assert len(audit.table([{**check("a.b", "fail"), "live": "x\ny", "reason": "p\nq"}]).splitlines()) == 4
+    assert len(table([{**check("a.b", "fail"), "live": "x\ny", "reason": "p\nq"}]).splitlines()) == 4
 
 
 FACTS = None
@@ -644,10 +648,10 @@ def test_facts_with_gaps_are_judged_all_the_same(store, data):
     if FACTS is None:
         root = machines.write(store(), **SMALL)
         place(root, {"name": "online"}, {"name": "batch"})
-        host = settings.Host(root)
-        node = facts.gather(host)
-        expected = audit.expectations(node, EXPECTED)
-        FACTS = node, audit_evidence.gather(host, node, expected), expected
+        host = Host(root)
+        node = gather(host)
+        expected = expectations(node, EXPECTED)
+        FACTS = node, collect(host, node, expected), expected
     node, evidence, expected = FACTS
     node = copy.deepcopy(node)
     for _dummy in range(data.draw(strategies.integers(1, 4))):
@@ -656,4 +660,4 @@ def test_facts_with_gaps_are_judged_all_the_same(store, data):
             node[target] = None
         elif node[target]:
             node[target][data.draw(strategies.sampled_from(sorted(node[target])))] = None
-    check_form({row["id"]: row for row in audit.audit(node, evidence, expected)})
+    check_form({row["id"]: row for row in audit(node, evidence, expected)})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import cpu, microarchitecture
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts import cpu, microarchitecture
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 
 def identity(root):

@@ -12,7 +12,8 @@ import subprocess
 import machines
 import pytest
 import state
-from ansible_collections.ainode.cpu.plugins.module_utils import cpu_power, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import UNITS, Host
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, cpu_power
 
 CPU = cpu_power.CPU
 FLAGS_WITHOUT_TURBO = "flags\t\t: fpu vme avx2 hwp hwp_epp"
@@ -52,7 +53,7 @@ def kernel(monkeypatch):
     class Here(state.Kernel):
         pass
 
-    monkeypatch.setattr(settings, "Host", Here)
+    monkeypatch.setattr(converge, "Host", Here)
     return Here
 
 
@@ -353,7 +354,7 @@ def test_a_kernel_that_takes_another_frequency_is_a_failure_with_both_numbers(in
 def tuned(monkeypatch):
     """Let systemd run tuned on the host, and take what it is told."""
 
-    class Tuned(settings.Host):
+    class Tuned(Host):
         units = {}  # noqa: RUF012
 
         def has_systemd(self):
@@ -370,7 +371,7 @@ def tuned(monkeypatch):
                 self.units[arguments[1]] = arguments[0] != "stop"
             return ""
 
-    monkeypatch.setattr(settings, "Host", Tuned)
+    monkeypatch.setattr(converge, "Host", Tuned)
     Tuned.units["tuned.service"] = True
     return Tuned
 
@@ -416,7 +417,7 @@ def same_after_a_boot(root, **options):
     done = run(root, **options)
     converged = state.tree(root)
     for row in done["settings"]:
-        host = settings.Host(root)
+        host = Host(root)
         for number in range(2):
             path = row["path"].replace("*", str(number), 1)
             if host.exists(path):
@@ -491,10 +492,10 @@ def test_the_boot_script_refuses_a_setting_it_does_not_know(intel):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed here")
 def test_systemd_understands_the_unit(intel):
     run(intel, governor="performance")
-    unit = f"{intel}{settings.UNITS}/{cpu_power.UNIT}"
+    unit = f"{intel}{UNITS}/{cpu_power.UNIT}"
     # The script lies elsewhere in this root.
-    text = state.read(intel, f"{settings.UNITS}/{cpu_power.UNIT}")
-    state.write(intel, f"{settings.UNITS}/{cpu_power.UNIT}", text.replace(cpu_power.SCRIPT, "/bin/true") + "\n")
+    text = state.read(intel, f"{UNITS}/{cpu_power.UNIT}")
+    state.write(intel, f"{UNITS}/{cpu_power.UNIT}", text.replace(cpu_power.SCRIPT, "/bin/true") + "\n")
     result = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     assert cpu_power.UNIT not in result.stderr, result.stderr
 

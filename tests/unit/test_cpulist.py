@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist
+from ansible_collections.ainode.cpu.plugins.module_utils.host import cpulist
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import machines
 import pytest
 import shape
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import SUBSETS, SubsetError, gather, select
+from ansible_collections.ainode.cpu.plugins.module_utils.host import cpulist
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 GARBAGE = (
     b"",
@@ -69,20 +70,20 @@ def consistent(ainode):
 
 
 def test_described_machines(machine):
-    consistent(facts.gather(Root(machine)))
+    consistent(gather(Root(machine)))
 
 
 def test_recorded_machines(recorded_machine):
-    consistent(facts.gather(Root(recorded_machine)))
+    consistent(gather(Root(recorded_machine)))
 
 
 def test_this_machine():
-    consistent(facts.gather(Root("/")))
+    consistent(gather(Root("/")))
 
 
 def test_a_root_with_nothing_in_it(tmp_path):
     (tmp_path / "proc").mkdir()
-    ainode = facts.gather(Root(str(tmp_path)))
+    ainode = gather(Root(str(tmp_path)))
     consistent(ainode)
     assert ainode["cpu"]["online"] is None
     assert ainode["cpu"]["int8_path"] is None
@@ -128,7 +129,7 @@ SMALL = ("vm-without-cpufreq", "hybrid-laptop", "container-quota-v2", "offline-c
 def test_a_broken_machine(described, machine_store, seed):
     target = machine_store / f"broken-{seed}"
     try:
-        consistent(facts.gather(Root(str(broken(described(SMALL[seed % len(SMALL)]), target, seed)))))
+        consistent(gather(Root(str(broken(described(SMALL[seed % len(SMALL)]), target, seed)))))
     finally:
         shutil.rmtree(target, ignore_errors=True)
 
@@ -139,7 +140,7 @@ def test_a_broken_recording(recorded_machine, machine_store):
     for seed in range(2):
         target = machine_store / "broken"
         try:
-            consistent(facts.gather(Root(str(broken(recorded_machine, target, seed)))))
+            consistent(gather(Root(str(broken(recorded_machine, target, seed)))))
         finally:
             shutil.rmtree(target, ignore_errors=True)
 
@@ -147,32 +148,32 @@ def test_a_broken_recording(recorded_machine, machine_store):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["all"], set(facts.SUBSETS)),
-        ([], set(facts.SUBSETS)),
+        (["all"], set(SUBSETS)),
+        ([], set(SUBSETS)),
         (["cpu", "numa"], {"cpu", "numa"}),
-        (["!firmware"], set(facts.SUBSETS) - {"firmware"}),
-        (["all", "!power", "!memory"], set(facts.SUBSETS) - {"power", "memory"}),
+        (["!firmware"], set(SUBSETS) - {"firmware"}),
+        (["all", "!power", "!memory"], set(SUBSETS) - {"power", "memory"}),
         (["!all", "cpu"], set()),
     ],
 )
 def test_select(words, expected):
-    assert facts.select(words) == expected
+    assert select(words) == expected
 
 
 @pytest.mark.parametrize("word", ["turbo", "!nothing", "", "CPU", "!"])
 def test_select_what_is_no_subset(word):
-    with pytest.raises(facts.SubsetError, match=f"gather_subset has '{word}'"):
-        facts.select(["cpu", word])
+    with pytest.raises(SubsetError, match=f"gather_subset has '{word}'"):
+        select(["cpu", word])
 
 
-@pytest.mark.parametrize("name", facts.SUBSETS)
+@pytest.mark.parametrize("name", SUBSETS)
 def test_a_subset_alone_is_the_same_as_among_all(machine, name):
     root = Root(machine)
-    assert facts.gather(root, [name]) == {name: facts.gather(root)[name]}
+    assert gather(root, [name]) == {name: gather(root)[name]}
 
 
 def test_a_read_changes_nothing(tmp_path):
     root = Path(machines.build("hybrid-laptop", tmp_path))
     before = {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in root.rglob("*")}
-    facts.gather(Root(str(root)))
+    gather(Root(str(root)))
     assert before == {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in root.rglob("*")}

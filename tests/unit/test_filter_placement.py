@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ainode.cpu.plugins.filter import placement as plugin
-from ansible_collections.ainode.cpu.plugins.module_utils.placement import OMP_PROC_BIND, WORKLOADS, place
+from ansible_collections.ainode.cpu.plugins.module_utils.plan.placement import OMP_PROC_BIND, WORKLOADS, place
 from test_placement import facts
 
 MACHINE = facts(machines.grid(sockets=2, cores=20, threads=2))

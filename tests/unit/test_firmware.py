@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 from machines import grid
 
 
 def rows(path):
-    return facts.gather(Root(str(path)), ["firmware"])["firmware"]
+    return gather(Root(str(path)), ["firmware"])["firmware"]
 
 
 @pytest.mark.parametrize(

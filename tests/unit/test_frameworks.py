@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from ansible_collections.ainode.cpu.plugins.module_utils import venv
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy import pip, venv
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 FILES = ROLES / "frameworks" / "files"
@@ -94,16 +94,16 @@ def test_damage_is_named(environment, break_it, said):
 
 
 def test_pip_is_told_where_to_look():
-    told = venv.pip_arguments({"index_url": "https://i", "extra_index_urls": ["https://t"], "proxy": "http://p", "ca_bundle": "/c", "constraint": "/k"})
+    told = pip.arguments({"index_url": "https://i", "extra_index_urls": ["https://t"], "proxy": "http://p", "ca_bundle": "/c", "constraint": "/k"})
     assert " ".join(told).endswith("--no-cache-dir --index-url https://i --extra-index-url https://t --constraint /k --proxy http://p --cert /c")
 
 
 def test_one_index_alone():
-    assert " ".join(venv.pip_arguments({"index_url": "https://i", "extra_index_urls": None})).endswith("--no-cache-dir --index-url https://i")
+    assert " ".join(pip.arguments({"index_url": "https://i", "extra_index_urls": None})).endswith("--no-cache-dir --index-url https://i")
 
 
 def test_a_wheelhouse_leaves_no_index():
-    told = venv.pip_arguments({"wheelhouse": "/w", "index_url": "https://i", "extra_index_urls": ["https://t"], "cache": "/cache"})
+    told = pip.arguments({"wheelhouse": "/w", "index_url": "https://i", "extra_index_urls": ["https://t"], "cache": "/cache"})
     assert " ".join(told).endswith("--cache-dir /cache --no-index --find-links /w")
 
 
@@ -143,7 +143,7 @@ ERROR: No matching distribution found for torch==2.13.0+cpu
     ],
 )
 def test_pips_failure_becomes_one_sentence(output, index, said):
-    told = venv.explain(output, "3.13", index)
+    told = pip.explain(output, "3.13", index)
     assert said in told
     assert "\n" not in told
 

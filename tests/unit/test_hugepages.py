@@ -10,7 +10,7 @@ import shutil
 import machines
 import pytest
 import state
-from ansible_collections.ainode.cpu.plugins.module_utils import hugepages, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, hugepages
 
 NODES = hugepages.NODES
 
@@ -35,7 +35,7 @@ def kernel(monkeypatch):
             # Free pages are counted here, as on a live host.
             self.is_live = True
 
-    monkeypatch.setattr(settings, "Host", Here)
+    monkeypatch.setattr(converge, "Host", Here)
     monkeypatch.setattr(Here, "has_systemd", lambda self: False)
     return Here
 

@@ -6,8 +6,8 @@ import struct
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import memory
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts import memory
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,8 @@ import shutil
 import machines
 import pytest
 import state
-from ansible_collections.ainode.cpu.plugins.module_utils import memory_policy, settings
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge, memory_policy
 
 THP = "/sys/kernel/mm/transparent_hugepage"
 ALL = {
@@ -118,13 +119,13 @@ def test_what_this_kernel_lacks_is_said_and_the_rest_is_set(root):
 
 
 def test_an_older_kernel_that_refuses_a_high_swappiness(root, monkeypatch):
-    class Old(settings.Host):
+    class Old(Host):
         def set_value(self, name, value):
             if int(value) > 100:
                 raise OSError(22, "Invalid argument")
             super().set_value(name, value)
 
-    monkeypatch.setattr(settings, "Host", Old)
+    monkeypatch.setattr(converge, "Host", Old)
     assert "'150' (EINVAL" in run(root, swappiness=150)["msg"]
     assert not os.path.exists(f"{root}{memory_policy.SYSCTL}")
 
@@ -132,11 +133,11 @@ def test_an_older_kernel_that_refuses_a_high_swappiness(root, monkeypatch):
 def test_a_read_only_proc_is_not_ours(root, monkeypatch):
     """A container without privileges: nothing is written, no file is laid down, and no failure."""
 
-    class Container(settings.Host):
+    class Container(Host):
         def locked_because(self, name):
             return "it is mounted read-only" if name.startswith("/proc/sys") else None
 
-    monkeypatch.setattr(settings, "Host", Container)
+    monkeypatch.setattr(converge, "Host", Container)
     done = run(root, **ALL)
     assert {entry["reason"] for entry in done["not_applicable"]} == {
         f"/proc/sys/{name}: it is mounted read-only" for name in ("kernel/numa_balancing", "vm/zone_reclaim_mode", "vm/swappiness")

@@ -11,7 +11,8 @@ import machines
 import pytest
 import state
 import yaml
-from ansible_collections.ainode.cpu.plugins.module_utils import audit, audit_checks
+from ansible_collections.ainode.cpu.plugins.module_utils.audit import checks
+from ansible_collections.ainode.cpu.plugins.module_utils.audit.rows import RECOMMENDED, summary, table
 
 PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
 
@@ -19,9 +20,9 @@ PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
 def test_result(machine):
     result = state.run("node_audit", machine)
     assert result["changed"] is False
-    assert result["summary"] == audit.summary(result["rows"])
+    assert result["summary"] == summary(result["rows"])
     assert result["failed_rows"] == [row["id"] for row in result["rows"] if row["verdict"] == "fail"]
-    assert result["table"] == audit.table(result["rows"])
+    assert result["table"] == table(result["rows"])
     assert json.loads(json.dumps(result)) == result
 
 
@@ -38,7 +39,7 @@ def test_fail_fails_with_the_whole_result(tmp_path):
     assert result["msg"].startswith(f"{len(result['failed_rows'])} of {len(result['rows'])} rows fail: ")
     assert "power.governor" in result["failed_rows"]
     assert result["table"]
-    fine = state.run("node_audit", root, fail=True, ignore=list(audit.RECOMMENDED))
+    fine = state.run("node_audit", root, fail=True, ignore=list(RECOMMENDED))
     assert ("failed" in fine, fine["failed_rows"]) == (False, [])
 
 
@@ -64,10 +65,10 @@ def test_bad_options_get_one_clear_error(tmp_path, options, complaint):
 def test_checks_of_roles_are_rows_of_the_result(tmp_path, monkeypatch):
     root = machines.build("vm-without-cpufreq", tmp_path)
     check = {"id": "framework.openvino", "section": "S", "what": "W", "expected": "E", "command": ["/bin/true"]}
-    state.write(root, f"{audit_checks.DIRECTORY}/openvino.json", json.dumps(check))
-    os.chmod(f"{root}{audit_checks.DIRECTORY}", 0o755)
-    os.chmod(f"{root}{audit_checks.DIRECTORY}/openvino.json", 0o644)
-    monkeypatch.setattr(audit_checks, "_OWNER", os.getuid())
+    state.write(root, f"{checks.DIRECTORY}/openvino.json", json.dumps(check))
+    os.chmod(f"{root}{checks.DIRECTORY}", 0o755)
+    os.chmod(f"{root}{checks.DIRECTORY}/openvino.json", 0o644)
+    monkeypatch.setattr(checks, "_OWNER", os.getuid())
     rows = {row["id"]: row for row in state.run("node_audit", root)["rows"]}
     assert rows["framework.openvino"]["reason"] == "on a recorded machine no command is run"
 
@@ -79,4 +80,4 @@ def test_the_playbooks_pass_every_setting():
     module = importlib.import_module("ansible_collections.ainode.cpu.plugins.modules.node_audit")
     documented = yaml.safe_load(module.DOCUMENTATION)["options"]
     assert set(options) == set(documented) - {"fail"}
-    assert all(f"'{name}'" in options["ignore"] for name in audit.RECOMMENDED)
+    assert all(f"'{name}'" in options["ignore"] for name in RECOMMENDED)

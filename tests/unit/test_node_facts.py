@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import shape
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def test_every_fact(described):
     root = described("offline-cpus")
     result = run(root=root)
     assert result["changed"] is False
-    assert result["ansible_facts"] == {"ainode": facts.gather(Root(root))}
+    assert result["ansible_facts"] == {"ainode": gather(Root(root))}
 
 
 def test_this_machine_in_check_mode():

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, placement
-from ansible_collections.ainode.cpu.plugins.module_utils.facts import gather
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host import cpulist
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.plan import placement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

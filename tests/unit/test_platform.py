@@ -6,8 +6,8 @@ import os
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import platform
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts import platform
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import cpu, power, topology
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts import cpu, power, topology
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 from machines import Cpu, grid
 
 CPU = "sys/devices/system/cpu"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import expected
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 EXPECTED = {**expected.OURS, **expected.RECORDED}
 
@@ -25,7 +25,7 @@ EXPECTED = {**expected.OURS, **expected.RECORDED}
 @pytest.fixture(scope="module")
 def read(known_machine):
     """(path of the root, its facts), gathered once a machine."""
-    return known_machine, facts.gather(Root(known_machine))
+    return known_machine, gather(Root(known_machine))
 
 
 def text(*path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root, RootError
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root, RootError
 
 
 @pytest.fixture

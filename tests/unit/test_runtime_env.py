@@ -16,7 +16,8 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.ainode.cpu.plugins.filter import placement as filter_plugin
-from ansible_collections.ainode.cpu.plugins.module_utils import placement, runtime_env
+from ansible_collections.ainode.cpu.plugins.module_utils.plan import placement
+from ansible_collections.ainode.cpu.plugins.module_utils.state import runtime_env
 from ansible_collections.ainode.cpu.plugins.modules import runtime_env as module
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -20,7 +20,7 @@ ROWS, DIM, K, QUERIES = 300, 8, 10, 16
 @pytest.fixture(scope="module")
 def probe():
     """The probe beside what it shares with others, as it is on a node."""
-    sys.path.insert(0, str(CHECKOUT / "plugins/module_utils"))
+    sys.path.insert(0, str(CHECKOUT / "plugins/module_utils/programs"))
     spec = importlib.util.spec_from_file_location("probe", PROBE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -14,8 +14,8 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import unit_probe
-from ansible_collections.ainode.cpu.plugins.module_utils.service import Service
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy.unit import Service
+from ansible_collections.ainode.cpu.plugins.module_utils.programs import unit_probe
 
 INSTANCE = {"name": "search-1", "cpus": "4-6,12", "threads": 4, "memory_node": "1", "memory_policy": "bind", "env": {"OMP_NUM_THREADS": "4", "TEXT": "a b=c"}}
 

@@ -6,8 +6,9 @@ import os
 
 import machines
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, usable
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts import usable
+from ansible_collections.ainode.cpu.plugins.module_utils.host import cpulist
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 V2 = {"/proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:4 - cgroup2 cgroup rw", "/proc/self/cgroup": "0::/a/b"}
 V1 = {

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import machines
 import state
-from ansible_collections.ainode.cpu.plugins.module_utils import facts
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 HERE = Path(__file__).resolve().parent
 WITNESS = HERE.parent / "testinfra"
@@ -61,7 +61,7 @@ def right(name, root):
         state.run("cpu_power", root, governor="performance", turbo=asked.get("cpu_power_turbo", True), **idle),
         state.run("hugepages", root, pages=asked["hugepages_pages"]),
         state.run("memory_policy", root, transparent_hugepage="madvise", thp_defrag="madvise", numa_balancing=0, zone_reclaim_mode=0, swappiness=10),
-        state.run("runtime_env", root, facts=facts.gather(Root(str(root))), workloads=[{"name": "online"}, {"name": "search"}, {"name": "batch"}]),
+        state.run("runtime_env", root, facts=gather(Root(str(root))), workloads=[{"name": "online"}, {"name": "search"}, {"name": "batch"}]),
     ]
     assert not any("failed" in one for one in done), done
     (root / "proc/77").mkdir()

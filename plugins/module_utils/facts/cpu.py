@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ansible_collections.ainode.cpu.plugins.module_utils import microarchitecture
+from . import microarchitecture
 
 # The kernel's names (arch/x86/include/asm/cpufeatures.h, arch/arm64/kernel/cpuinfo.c, …) of the instruction sets that AI kernels choose by.
 _AI_FLAG_NAMES = (

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 
-from . import baseline, cpulist
-from .settings import Plan, Setting, SettingsError, file
+from ..host import baseline, cpulist
+from ..host.host import SettingsError, file
+from .converge import Plan, Setting
 
 HOST_SIZES = "/sys/kernel/mm/hugepages"
 NODES = "/sys/devices/system/node"

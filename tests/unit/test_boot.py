@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils.persisted import Boot
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.host.boot import Boot
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 SWAPPINESS = "/proc/sys/vm/swappiness"
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"

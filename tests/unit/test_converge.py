@@ -17,8 +17,10 @@ from pathlib import Path
 import machines
 import pytest
 import state
-from ansible_collections.ainode.cpu.plugins.module_utils import baseline, settings
-from ansible_collections.ainode.cpu.plugins.module_utils.settings import Host, Plan, Setting, SettingsError, converge, file, link
+from ansible_collections.ainode.cpu.plugins.module_utils.host import baseline
+from ansible_collections.ainode.cpu.plugins.module_utils.host.host import UNITS, Host, SettingsError, current, file, link, rendered
+from ansible_collections.ainode.cpu.plugins.module_utils.state import converge as state_module
+from ansible_collections.ainode.cpu.plugins.module_utils.state.converge import Plan, Setting, converge
 
 MODULES = sorted(state.EVERYTHING)
 
@@ -42,7 +44,7 @@ def holds(module, root):
     converged = state.tree(root)
     assert done["changed"] == (converged != before)
     for row in done["settings"]:
-        assert row["after"] == settings.current(state.read(root, first_path(row))), row
+        assert row["after"] == current(state.read(root, first_path(row))), row
 
     assert state.run(module, root, **options)["changed"] is False
     assert state.tree(root) == converged
@@ -169,7 +171,7 @@ def test_a_run_cut_short_at_any_write_is_undone_or_finished(module, then, tmp_pa
     state.run(module, root, state="absent")
     for fails_at in range(1000):
         with monkeypatch.context() as patch:
-            patch.setattr(settings, "Host", type("Broken", (state.Broken,), {"fails_at": fails_at}))
+            patch.setattr(state_module, "Host", type("Broken", (state.Broken,), {"fails_at": fails_at}))
             result = state.run(module, root, **options)
         if "failed" not in result:
             break
@@ -233,13 +235,13 @@ def plan(*values, **more):
     ],
 )
 def test_rendered_as_the_kernel_would(text, value, shown):
-    assert settings.rendered(text, value) == shown
-    assert settings.current(shown.strip()) == value
+    assert rendered(text, value) == shown
+    assert current(shown.strip()) == value
 
 
 def test_a_choice_that_is_not_offered_is_refused():
     with pytest.raises(OSError) as error:
-        settings.rendered("always [madvise] never", "sometimes")
+        rendered("always [madvise] never", "sometimes")
     assert error.value.errno == errno.EINVAL
 
 
@@ -574,7 +576,7 @@ def test_a_value_that_a_stopped_tuner_takes_along_is_written_again(host):
 
 def test_a_unit_of_ours_is_reloaded_started_and_stopped(host):
     systemd = type("Here", (Systemd,), {"running": {}})(host.top)
-    wanted = plan(("/sys/a", "10"), files={f"{settings.UNITS}/ours.service": file("[Unit]\n")}, starts="ours.service")
+    wanted = plan(("/sys/a", "10"), files={f"{UNITS}/ours.service": file("[Unit]\n")}, starts="ours.service")
 
     def told(wanted):
         type(systemd).calls = ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist
+from ..host import cpulist
 
 
 def read(root, online):

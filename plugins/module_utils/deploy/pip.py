@@ -1,88 +1,44 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Locked virtual environments: what names one, what is wrong with one on the disk, and what pip's failure means.
+"""pip as an environment's maker calls it: what it may know of its surroundings, and what its failure means.
 
-A lock is the text of a requirements file with one pinned version and its SHA-256 sums for each package (pip's hash-checking mode:
-https://pip.pypa.io/en/stable/topics/secure-installs/). Installed files are known from each package's RECORD
-(https://packaging.python.org/en/latest/specifications/recording-installed-packages/).
+Source: https://pip.pypa.io/en/stable/
 """
 
 from __future__ import annotations
 
 import ast
-import csv
-import glob
-import hashlib
 import json
 import os
 import re
+import subprocess
+
+from ..host.host import Host, file
 
 # How pip reaches an index: https://pip.pypa.io/en/stable/cli/pip/#general-options
 _PIP_SETTINGS = {
     "cert", "client-cert", "default-timeout", "extra-index-url", "find-links", "index-url", "keyring-provider", "no-index", "proxy", "retries", "timeout",
     "trusted-host",
 }  # fmt: skip
-_PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+# What the interpreter says of itself; where its ensurepip keeps pip's wheel is the distribution's choice (Debian: WHEEL_PKG_DIR).
+_ABOUT = """
+import glob, json, os, sys, sysconfig
+found = []
+try:
+    import ensurepip
+    for directory in (sysconfig.get_config_var("WHEEL_PKG_DIR"), os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")):
+        found += sorted(glob.glob(os.path.join(directory, "pip-*.whl"))) if directory else []
+except ImportError:
+    pass
+print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "pip": found[-1] if found else None}))
+"""
+# pip runs out of its wheel, as ensurepip itself runs it: an environment that holds what is locked and nothing else needs no pip inside.
+_PIP = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('pip', run_name='__main__', alter_sys=True)"
 
 
-def packages(lock):
-    """Return {normalized package name: version} of the pinned requirements in the text `lock`."""
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in _PINNED.findall(lock)}
-
-
-def digest(lock, files, python):
-    """Return 16 hex digits that name the environment made of the text `lock`, of `files` ({name: text}) and for Python `python` ("3.11").
-
-    Comments and white space in the lock do not count: the same packages under the same hashes are the same environment.
-    """
-    lines = sorted(line for line in (" ".join(line.split()) for line in lock.replace("\\\n", " ").splitlines()) if line and not line.startswith("#"))
-    inputs = json.dumps({"lock": lines, "files": files, "python": python}, sort_keys=True)
-    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
-
-
-def pth(environment):
-    """Return the text of a .pth file that sets the variables `environment` ({name: value}) which the interpreter's caller did not."""
-    return "import os; " + "; ".join(f"os.environ.setdefault({name!r}, {value!r})" for name, value in sorted(environment.items())) + "\n"
-
-
-def damage(directory, files):
-    """Return what is wrong with the finished environment in `directory` in one sentence, or None.
-
-    A file that is missing or has another size than its package's RECORD says is damage (what a power cut or a full disk leaves), and so
-    is one of `files` ({name below share/ainode: text}) with another text. Changes that keep a file's size are not looked for.
-    """
-    python = os.path.join(directory, "bin", "python")
-    if not os.access(python, os.X_OK):
-        return f"{python} is missing or leads to no program"
-    for name, text in files.items():
-        path = os.path.join(directory, "share", "ainode", name)
-        try:
-            with open(path, encoding="utf-8") as stream:
-                if stream.read() != text:
-                    return f"{path} was changed"
-        except (OSError, UnicodeDecodeError):
-            return f"{path} cannot be read"
-    records = glob.glob(os.path.join(glob.escape(directory), "lib", "python3*", "site-packages", "*.dist-info", "RECORD"))
-    if not records:
-        return f"{directory} holds no installed package"
-    for record in sorted(records):
-        top = os.path.dirname(os.path.dirname(record))
-        with open(record, encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream))
-        if not rows:
-            return f"{record} is empty"
-        for path, _hash, size in (row for row in rows if len(row) == 3 and row[2].isdigit()):
-            if path.endswith(".pyc"):
-                # Some wheels carry them (NumPy 1.26), and the interpreter writes its own in their place.
-                continue
-            found = os.path.normpath(os.path.join(top, path))
-            try:
-                if os.stat(found).st_size != int(size):
-                    return f"{found} has another size than when it was installed"
-            except OSError:
-                return f"{found} is missing"
-    return None
+class Failed(Exception):
+    """One sentence for the user; the environment in service is still the old one."""
 
 
 def clean(environment):
@@ -93,7 +49,7 @@ def clean(environment):
     return {name: value for name, value in environment.items() if not name.startswith(("PYTHON", "LD_"))}
 
 
-def pip_environment(environment, configured):
+def environment(environment, configured):
     """Return the variables for a pip that knows the node's way to an index and nothing else of the node's or the caller's settings.
 
     `configured` is what `pip config list` printed: of its variables, files and commands. A node may say where packages come from; where they go to,
@@ -113,7 +69,7 @@ def pip_environment(environment, configured):
     return {**others, "PIP_CONFIG_FILE": os.devnull, **settings}
 
 
-def pip_arguments(index):
+def arguments(index):
     """Return the arguments that tell pip where to look.
 
     `index` is a dict with index_url, extra_index_urls (list), wheelhouse (a directory: nothing else is asked), constraint (a file), proxy (URL),
@@ -164,16 +120,65 @@ def explain(output, python, index):
     return errors[-1][:400]
 
 
-def verdict(output):
-    """Return the audit verdict {"verdict", "live", "reason"} that a proof printed as the last line of `output`.
+def run(command, message):
+    """Return what `command` printed. Raises Failed with `message` and the last line of that when it ends with another status than 0."""
+    environment = clean(os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=environment)
+    output = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        raise Failed(explain(output, "", {}) if "No space left" in output else message.format((output.strip().splitlines() or ["it said nothing"])[-1]))
+    return output
 
-    Raises ValueError that says what it printed instead.
+
+def call(action, interpreter, python, lock, scratch, index, more=()):
+    """Let pip "install" or "download" the text `lock` with `interpreter`; raises Failed that says why it could not.
+
+    pip comes out of the wheel of `python`, as about() found it. Its temporary files, as large as the packages, go to the directory `scratch`.
     """
-    last = (output.strip().splitlines() or [""])[-1]
+    if not python["pip"]:
+        raise Failed("Python cannot make environments: install Debian's python3-venv, or whatever brings the ensurepip of the interpreter named")
+    requirements = os.path.join(scratch, "lock.txt")
+    write(requirements, lock)
+    # The lock is whole: what it leaves out of a package's dependencies it leaves out on purpose.
+    options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
+    program = [interpreter, "-c", _PIP, python["pip"]]
+    inherited = {**clean(os.environ), "TMPDIR": scratch, "LC_ALL": "C.UTF-8"}
+    told = subprocess.run([*program, "config", "list"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False, cwd="/", env=inherited)
+    done = subprocess.run(
+        [*program, action, *options, *more, *arguments(index)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, cwd="/",
+        env=environment(inherited, told.stdout.decode("utf-8", "replace")),
+    )  # fmt: skip
+    if done.returncode:
+        raise Failed(explain(done.stdout.decode("utf-8", "replace"), python["version"], index))
+
+
+def about(python):
+    """Return {"version": "3.11", "ensurepip": bool} of the interpreter `python`. Raises Failed when it is none."""
     try:
-        row = json.loads(last)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or row.get("verdict") not in ("pass", "fail", "not_applicable", "advice") or not {"live", "reason"} <= set(row):
-        raise ValueError(f"it printed no verdict but '{last[:400]}'")
-    return row
+        return json.loads(run([python, "-c", _ABOUT], "{0}"))
+    except (OSError, ValueError, Failed) as error:
+        raise Failed(f"'{python}' is no Python interpreter ({error}): install python3 or name another one") from None
+
+
+def write(path, text):
+    """Write `text` to `path`; its directory is made when it is missing."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    Host("/").put(path, file(text))
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def choose_lock(want, version):
+    if version not in want["locks"]:
+        raise Failed(
+            f"there is no lock for Python {version}: its wheels exist for Python {', '.join(sorted(want['locks'])) or '(none)'}; "
+            "name such an interpreter, or make a lock"
+        )
+    return want["locks"][version]

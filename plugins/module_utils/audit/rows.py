@@ -20,7 +20,9 @@ from __future__ import annotations
 import re
 import textwrap
 
-from . import ainode_run, cpu_power, cpulist, hugepages, memory_policy
+from ..host import cpulist
+from ..programs import ainode_run
+from ..state import cpu_power, hugepages, memory_policy
 
 # What a node is audited against where the caller expects nothing else: what the roles cpu_power and hugepages set by default, which is the
 # guide's wherever it names a value.
@@ -90,8 +92,8 @@ class _Host:
 def audit(facts, evidence, expected, checks=()):
     """Return the audit rows of a node, in the guide's order.
 
-    `facts` are those of node_facts, whole or a subset; `evidence` is audit_evidence.gather(); `expected` is expectations(); `checks` are the
-    rows of audit_checks.rows(), each of which takes the place of the row with its id, or follows at the end. Raises nothing on facts with gaps.
+    `facts` are those of node_facts, whole or a subset; `evidence` is evidence.collect(); `expected` is expectations(); `checks` are the
+    rows of checks.rows(), each of which takes the place of the row with its id, or follows at the end. Raises nothing on facts with gaps.
     """
     host = _Host(facts, evidence, expected)
     rows = {}

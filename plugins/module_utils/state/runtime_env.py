@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import re
 
-from . import ainode_run
-from .placement import place
-from .settings import file
+from ..host.host import file
+from ..plan.placement import place
+from ..programs import ainode_run
 
 ENV_DIRECTORY = "/etc/ainode/env.d"
 AINODE_RUN = "/usr/local/bin/ainode-run"
@@ -63,7 +63,7 @@ def plan(facts, workloads, root=""):
 
 
 def files(placed):
-    """Return {path: state} (settings.file) of all files for `placed` ({workload: [instance]})."""
+    """Return {path: state} (host.file) of all files for `placed` ({workload: [instance]})."""
     wanted = {
         ainode_run.PLACEMENT: file(json.dumps({"version": 1, "workloads": placed}, indent=2) + "\n"),
         # The installed program is the module itself: in the archive that Ansible sends, its loader has the text.

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 
-from . import cpulist
-from .settings import UNITS, Plan, Setting, SettingsError, file, link
+from ..host import cpulist
+from ..host.host import UNITS, SettingsError, file, link
+from .converge import Plan, Setting
 
 CPU = "/sys/devices/system/cpu"
 CONF = "/etc/ainode/cpu-power.conf"

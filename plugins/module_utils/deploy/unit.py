@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from .settings import UNITS
+from ..host.host import UNITS
 
 WANTS = UNITS + "/multi-user.target.wants"
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 
-from . import ainode_run, cpu_power, cpulist, hugepages, memory_policy
-from .persisted import Boot
-from .settings import UNITS, SettingsError
+from ..host import cpulist
+from ..host.boot import Boot
+from ..host.host import UNITS, SettingsError
+from ..programs import ainode_run
+from ..state import cpu_power, hugepages, memory_policy
 
 _CPU = "/sys/devices/system/cpu"
 
@@ -29,8 +31,8 @@ _FILES = {
 }
 
 
-def gather(host, facts, expected):
-    """Return the evidence of the settings.Host `host`, whose facts are `facts`, on the settings `expected` (as audit.audit takes them):
+def collect(host, facts, expected):
+    """Return the evidence of the host.Host `host`, whose facts are `facts`, on the settings `expected` (as audit.audit takes them):
 
     boot               {setting: {"value", "source"}}: what the next boot sets; a setting that nothing known decides is missing
     boots              whether a boot sets anything: a container without systemd is started, not booted

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from ansible_collections.ainode.cpu.plugins.module_utils import cpulist, memory, microarchitecture
+from ..host import cpulist
+from . import memory, microarchitecture
 
 _CPU = "/sys/devices/system/cpu"
 _NODE = "/sys/devices/system/node"

@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils import audit_checks
-from ansible_collections.ainode.cpu.plugins.module_utils.root import Root
+from ansible_collections.ainode.cpu.plugins.module_utils.audit import checks
+from ansible_collections.ainode.cpu.plugins.module_utils.host.root import Root
 
 GOOD = {"id": "framework.demo", "section": "A section", "what": "It works", "expected": "42", "remedy": "make it work", "timeout_s": 20}
 
@@ -19,17 +19,17 @@ GOOD = {"id": "framework.demo", "section": "A section", "what": "It works", "exp
 def node(tmp_path, monkeypatch):
     """A root whose checks may be run, though it lies in a temporary directory of whoever runs the tests."""
     (tmp_path / "proc").mkdir()
-    directory = tmp_path / audit_checks.DIRECTORY.lstrip("/")
+    directory = tmp_path / checks.DIRECTORY.lstrip("/")
     directory.mkdir(parents=True)
     directory.chmod(0o755)
-    monkeypatch.setattr(audit_checks, "_OWNER", os.getuid())
+    monkeypatch.setattr(checks, "_OWNER", os.getuid())
     root = Root(str(tmp_path))
     root.is_live = True
     return root
 
 
 def put(root, check, name="demo", mode=0o644):
-    path = root.path(f"{audit_checks.DIRECTORY}/{name}.json")
+    path = root.path(f"{checks.DIRECTORY}/{name}.json")
     with open(path, "w", encoding="utf-8") as stream:
         stream.write(check if isinstance(check, str) else json.dumps(check))
     os.chmod(path, mode)
@@ -45,11 +45,11 @@ def answer(**fields):
 
 
 def only_row(root):
-    (row,) = audit_checks.rows(root)
+    (row,) = checks.rows(root)
     return row
 
 
-@pytest.mark.parametrize("verdict", audit_checks.VERDICTS)
+@pytest.mark.parametrize("verdict", checks.VERDICTS)
 def test_the_commands_answer_is_the_row(node, verdict):
     put(node, {**GOOD, "command": answer(verdict=verdict, live="41", reason="off by one")})
     assert only_row(node) == {
@@ -79,13 +79,13 @@ def test_rows_come_in_the_order_of_their_files_and_one_bad_file_spoils_no_other(
     put(node, {**GOOD, "id": "a.b", "command": answer(verdict="pass", live="1")}, "z")
     put(node, "{", "m")
     put(node, {**GOOD, "id": "a.a", "command": answer(verdict="pass", live="2")}, "a")
-    assert [(row["id"], row["verdict"]) for row in audit_checks.rows(node)] == [("a.a", "pass"), ("audit_d.m", "fail"), ("a.b", "pass")]
+    assert [(row["id"], row["verdict"]) for row in checks.rows(node)] == [("a.a", "pass"), ("audit_d.m", "fail"), ("a.b", "pass")]
 
 
 def test_a_file_may_hold_several_checks_and_a_bad_one_spoils_no_other(node):
     first = {**GOOD, "command": answer(verdict="pass", live="1")}
     put(node, [first, {**first, "id": "no id"}, {**first, "id": "framework.other"}, "none"])
-    assert [(row["id"], row["verdict"]) for row in audit_checks.rows(node)] == [
+    assert [(row["id"], row["verdict"]) for row in checks.rows(node)] == [
         ("framework.demo", "pass"),
         ("audit_d.demo.2", "fail"),
         ("framework.other", "pass"),
@@ -102,7 +102,7 @@ def test_nothing_passes_through_a_shell_and_the_environment_is_clean(node, monke
 
 def test_a_check_that_is_no_object_says_so(node):
     put(node, [{**GOOD, "command": answer(verdict="pass", live="1")}, "none"])
-    assert "is not a JSON object" in audit_checks.rows(node)[1]["reason"]
+    assert "is not a JSON object" in checks.rows(node)[1]["reason"]
 
 
 def test_a_check_may_take_an_hour_and_no_more(node):
@@ -170,22 +170,22 @@ def test_a_file_that_others_may_write_is_not_run(node, tmp_path, mode):
 
 def test_a_directory_that_others_may_write_is_not_trusted(node):
     put(node, {**GOOD, "command": answer(verdict="pass", live="42")})
-    os.chmod(node.path(audit_checks.DIRECTORY), 0o777)
+    os.chmod(node.path(checks.DIRECTORY), 0o777)
     assert "its directory can be written by others than root (mode 0777)" in only_row(node)["reason"]
 
 
 def test_a_file_of_another_user_is_not_run(node, monkeypatch):
     put(node, {**GOOD, "command": answer(verdict="pass", live="42")})
-    monkeypatch.setattr(audit_checks, "_OWNER", os.getuid() + 1)
+    monkeypatch.setattr(checks, "_OWNER", os.getuid() + 1)
     assert f"belongs to uid {os.getuid()}, not to root" in only_row(node)["reason"]
 
 
 def test_root_is_who_is_trusted():
-    assert audit_checks._OWNER == 0
+    assert checks._OWNER == 0
 
 
 def test_a_directory_in_place_of_a_file(node):
-    os.mkdir(node.path(f"{audit_checks.DIRECTORY}/demo.json"), 0o755)
+    os.mkdir(node.path(f"{checks.DIRECTORY}/demo.json"), 0o755)
     assert only_row(node)["verdict"] == "fail"
 
 
@@ -200,4 +200,4 @@ def test_a_recorded_machine_runs_nothing(node, tmp_path):
 
 def test_no_directory_no_rows(tmp_path):
     (tmp_path / "sys").mkdir()
-    assert audit_checks.rows(Root(str(tmp_path))) == []
+    assert checks.rows(Root(str(tmp_path))) == []

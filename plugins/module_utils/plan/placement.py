@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from . import cpulist
+from ..host import cpulist
 
 
 class _Rule(NamedTuple):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.ainode.cpu.plugins.module_utils import cpu, devices, firmware, memory, platform, power, topology, usable
+from . import cpu, devices, firmware, memory, platform, power, topology, usable
 
 SUBSETS = ("cpu", "devices", "firmware", "memory", "numa", "platform", "power")
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.ainode.cpu.plugins.module_utils.service import Service, needed_action
+from ansible_collections.ainode.cpu.plugins.module_utils.deploy.unit import Service, needed_action
 
 INSTANCE = {"name": "search-1", "numa_node": 1, "cpus": "4-7,12", "threads": 5, "memory_node": "1", "memory_policy": "bind", "env": {"OMP_NUM_THREADS": "5"}}
 

@@ -10,7 +10,7 @@ setting left behind, and null with the reason where it leaves nothing.
 
 from __future__ import annotations
 
-from ansible_collections.ainode.cpu.plugins.module_utils import microarchitecture
+from . import microarchitecture
 
 # Generations with hardware P-states (Intel's HWP): a CPU of these that shows none has them switched off in the firmware.
 _WITH_HWP = frozenset(

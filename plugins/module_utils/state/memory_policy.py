@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .settings import Plan, Setting, SettingsError, choices, file
+from ..host.host import SettingsError, choices, file
+from .converge import Plan, Setting
 
 SYSCTL = "/etc/sysctl.d/90-ainode.conf"
 TMPFILES = "/etc/tmpfiles.d/ainode-memory.conf"
