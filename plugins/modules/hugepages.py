@@ -43,8 +43,9 @@ options:
   shortfall:
     description:
       - What to do when the kernel grants fewer pages than were asked for, as it does when memory is in use or fragmented.
-      - V(fail) fails with both numbers, and asks for no more than a node's memory in the first place.
+      - V(fail) fails with both numbers.
       - V(warn) takes what is granted, and warns with both numbers. A check run supposes that the kernel grants all.
+      - Neither asks for pages that leave less than a sixteenth of a NUMA node's memory, or 128 MiB, to everything else on a node with CPUs.
     type: str
     choices: [fail, warn]
     default: fail

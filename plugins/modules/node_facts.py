@@ -191,6 +191,11 @@ ansible_facts:
               type: str
               returned: always
               sample: ""
+            nohz_full:
+              description: The CPUs on which the kernel stops its tick (C(nohz_full)), set aside for programs that are pinned to them.
+              type: str
+              returned: always
+              sample: ""
             smt:
               description: Whether some core has more than one online thread.
               type: bool
@@ -285,7 +290,7 @@ ansible_facts:
                   returned: always
               sample: {"value": 2, "source": "Intel ARK, number of AVX-512 FMA units: all of Ice Lake-SP have 2"}
             usable:
-              description: What this process may really use.
+              description: What a service may really use. On a host that runs systemd these are the limits of C(system.slice), whatever session reads them.
               type: dict
               returned: always
               contains:
@@ -301,7 +306,11 @@ ansible_facts:
                   description: The tightest limit, one of V(affinity), V(cpuset), V(quota), or V(null).
                   type: str
                   returned: always
-              sample: {"cpus": "0-159", "count": 160, "limit": null}
+                cpuset:
+                  description: The online CPUs that no process may leave, V(null) where no cpuset is smaller than the machine.
+                  type: str
+                  returned: always
+              sample: {"cpus": "0-159", "count": 160, "limit": null, "cpuset": null}
         numa:
           description: Memory nodes.
           returned: when selected

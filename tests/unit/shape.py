@@ -26,6 +26,7 @@ SHAPE = {
         "offline": CPULIST,
         "present": CPULIST,
         "isolated": CPULIST,
+        "nohz_full": CPULIST,
         "smt": BOOL,
         "smt_control": STR,
         "cores": [{"socket": INT, "core": INT, "node": NODE, "cpus": (str,), "kind": ("performance", "efficiency", None)}],
@@ -34,7 +35,7 @@ SHAPE = {
         "isa_level": ("x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", None),
         "int8_path": ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "none", None),
         "fma_units_512": {"value": (1, 2, None), "source": (str,)},
-        "usable": {"cpus": CPULIST, "count": INT, "limit": ("affinity", "cpuset", "quota", None)},
+        "usable": {"cpus": CPULIST, "count": INT, "limit": ("affinity", "cpuset", "quota", None), "cpuset": CPULIST},
     },
     "numa": {
         "nodes": [

@@ -100,6 +100,8 @@ class Kernel(Host):
     turbo_is_locked = False
     room = None
     ceiling_khz = None
+    # As what the EPP that the CPU started with is read.
+    default_epp = "balance_performance"
 
     def set_value(self, name, value):
         type(self).log = (*self.log, (name, value))
@@ -125,15 +127,22 @@ class Kernel(Host):
     def _energy_performance_preference(self, policy, value):
         if self.read(f"{policy}/scaling_governor") == "performance" and value not in ("performance", "0"):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        return {"0": "performance", "128": "balance_performance", "192": "balance_power", "255": "power"}.get(value, value)
+        names = {"0": "performance", "128": "balance_performance", "192": "balance_power", "255": "power", "default": self.default_epp}
+        return names.get(value, value)
 
     def _scaling_min_freq(self, policy, value):
-        return str(min(int(value), self.read_int(f"{policy}/scaling_max_freq")))
+        at_most = min(int(value), self.read_int(f"{policy}/scaling_max_freq"))
+        return str(min((step for step in self._table(policy) if step >= at_most), default=at_most))
 
     def _scaling_max_freq(self, policy, value):
         if int(value) < self.read_int(f"{policy}/scaling_min_freq"):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return str(min(int(value), self.ceiling_khz or int(value)))
+        at_most = min(int(value), self.ceiling_khz or int(value))
+        return str(max((step for step in self._table(policy) if step <= at_most), default=at_most))
+
+    def _table(self, policy):
+        """A driver with a table of frequencies has limits at those alone."""
+        return [int(word) for word in (self.read(f"{policy}/scaling_available_frequencies") or "").split()]
 
     def _no_turbo(self, _folder, value):
         if self.turbo_is_locked:

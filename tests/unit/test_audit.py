@@ -557,6 +557,29 @@ def test_a_policy_that_does_not_answer_has_no_limits(xeon):
     assert audited(xeon, min_frequency_khz=800000)["power.min_frequency"]["live"] == "800000 kHz"
 
 
+def test_limits_between_two_frequencies_are_judged_by_what_the_kernel_makes_of_them(xeon):
+    for number in range(80):
+        policy = f"{xeon}/sys/devices/system/cpu/cpufreq/policy{number}"
+        if os.path.isdir(policy):
+            state.write(policy, "/scaling_available_frequencies", "2300000 1500000 800000\n")
+            state.write(policy, "/scaling_max_freq", "1500000\n")
+    row = audited(xeon, max_frequency_khz=2000000)["power.max_frequency"]
+    assert (row["live"], row["expected"]) == ("1500000 kHz", "2000000 kHz") and row["reason"].startswith("right now, but")
+    assert audited(xeon, max_frequency_khz=1400000)["power.max_frequency"]["reason"].startswith("not set")
+
+
+@pytest.mark.parametrize(("live", "verdict"), [("balance_performance", "fail"), ("performance", "advice")])
+def test_the_default_epp_has_another_name_when_it_is_read(xeon, live, verdict):
+    for number in range(80):
+        policy = f"{xeon}/sys/devices/system/cpu/cpufreq/policy{number}"
+        if os.path.isdir(policy):
+            state.write(policy, "/energy_performance_preference", f"{live}\n")
+            state.write(policy, "/scaling_governor", "powersave\n")
+    row = audited(xeon, epp="default")["power.epp"]
+    # Right now, and no boot unit is there to set it again.
+    assert row["verdict"] == verdict and ("right now" in row["reason"]) == (verdict == "fail")
+
+
 def test_what_sets_the_kernel_at_boot_is_not_rated(tuned, monkeypatch):
     asked = []
     monkeypatch.setattr(Host, "rated_units", lambda self, names: asked.append(list(names)) or {})

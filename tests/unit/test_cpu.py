@@ -25,7 +25,7 @@ def host(tmp_path):
             if content is None:
                 path.mkdir(exist_ok=True)
             else:
-                path.write_text(content)
+                path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return identity(tmp_path)
 
     return write
@@ -178,6 +178,57 @@ def test_hypervisor(host, files, expected):
     assert host(files)["hypervisor"] == expected
 
 
+ARM = {"/proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"}
+
+
+def named(vendor, product):
+    return {**ARM, DMI + "sys_vendor": vendor, DMI + "product_name": product}
+
+
+def firmware(virtual):
+    """SMBIOS of type 0 alone, with or without its bit for a virtual machine; as the kernel gives each structure, and the whole table."""
+    structure = bytes([0, 0x18, 0, 0, 1, 2, 0, 0, 3, 0, *bytes(8), 0, 0x10 if virtual else 0, 1, 0, 255, 255]) + b"x\0y\0z\0\0"
+    return {"/sys/firmware/dmi/entries/0-0/raw": structure}, {"/sys/firmware/dmi/tables/DMI": structure}
+
+
+@pytest.mark.parametrize("table", [0, 1])
+@pytest.mark.parametrize(
+    ("files", "virtual", "expected"),
+    [
+        (named("Amazon EC2", "c7g.4xlarge"), True, "KVM"),
+        (named("Amazon EC2", "c7g.metal"), False, None),
+        (named("Google", "Google Compute Engine"), True, "KVM"),
+        (named("Google", "Google Compute Engine"), False, None),
+        (named("Microsoft Corporation", "Virtual Machine"), True, "Microsoft"),
+        (named("Nobody", "Whatever"), True, "unknown"),
+        (named("Ampere(R)", "Mt. Jade"), False, None),
+        ({**METAL, DMI + "sys_vendor": "Amazon EC2"}, True, "KVM"),  # an x86 CPU that hides its flag
+    ],
+)
+def test_firmware_tells_a_virtual_machine_without_a_cpu_flag(host, table, files, virtual, expected):
+    assert host({**files, **firmware(virtual)[table]})["hypervisor"] == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (named("Amazon EC2", "m8g.large"), "KVM"),
+        (named("Amazon EC2", "m8g.metal-24xl"), None),
+        (named("Microsoft Corporation", "Virtual Machine"), "Microsoft"),
+        (named("Microsoft Corporation", "Surface Pro, 11th Edition"), None),
+        (named("Alibaba Cloud", "Alibaba Cloud ECS"), "KVM"),
+        (named("Hetzner", "vServer"), "KVM"),
+        (named("QEMU", "KVM Virtual Machine"), "KVM"),
+        (named("Apple Inc.", "Apple Virtualization Generic Platform"), "Apple"),
+        (named("GIGABYTE", "R152-P30"), None),
+        ({**ARM, "/proc/device-tree/compatible": "linux,dummy-virt\0"}, "KVM"),
+        ({**ARM, "/proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0"}, None),
+    ],
+)
+def test_an_arm64_machine_whose_firmware_only_root_may_read(host, files, expected):
+    assert host(files)["hypervisor"] == expected
+
+
 @pytest.mark.parametrize(
     ("vendor", "family", "model", "stepping", "expected"),
     [
@@ -205,6 +256,23 @@ def test_hypervisor(host, files, expected):
 )
 def test_microarchitecture(vendor, family, model, stepping, expected):
     assert microarchitecture.name({"vendor": vendor, "family": family, "model": model, "stepping": stepping}) == expected
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "model", "flags", "name", "expected"),
+    [
+        ("GenuineIntel", 6, 134, "avx512f avx512_vnni", "Intel Xeon Processor (Icelake)", "Ice Lake"),
+        ("GenuineIntel", 6, 134, "sse4_2", "Intel Atom Processor (Snowridge, CLX)", "Tremont"),
+        ("GenuineIntel", 15, 6, "", "Common KVM processor", None),
+        ("AuthenticAMD", 15, 107, "", "QEMU Virtual CPU version 2.5+", None),
+        ("AuthenticAMD", 15, 107, "avx2", "QEMU TCG CPU version 2.5+", None),
+    ],
+)
+def test_numbers_that_a_hypervisor_made_up(host, vendor, family, model, flags, name, expected):
+    text = f"processor: 0\nvendor_id: {vendor}\ncpu family: {family}\nmodel: {model}\nmodel name: {name}\nstepping: 0\nflags: lm hypervisor {flags}\n"
+    facts = host({"/proc/cpuinfo": text})
+    assert facts["microarchitecture"] == expected
+    assert facts["fma_units_512"]["value"] is None
 
 
 def intel(model, stepping, name):

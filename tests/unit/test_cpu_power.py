@@ -347,6 +347,46 @@ def test_a_kernel_that_takes_another_frequency_is_a_failure_with_both_numbers(in
     assert policy(intel, "scaling_max_freq") == "3400000"
 
 
+@pytest.mark.parametrize(("low", "high", "expected"), [(900000, 3000000, ("2300000", "2300000")), (2300001, 3400000, ("3400000", "3400000"))])
+def test_limits_between_two_frequencies_of_the_table_are_what_the_kernel_makes_of_them(acpi, kernel, low, high, expected):
+    for number in (0, 1):
+        state.write(acpi, f"{CPU}/cpufreq/policy{number}/scaling_available_frequencies", "3400000 2300000 800000 \n")
+    before = state.tree(acpi)
+    predicted = run(acpi, check=True, min_frequency_khz=low, max_frequency_khz=high)
+    done = run(acpi, min_frequency_khz=low, max_frequency_khz=high)
+    assert done["changed"] and predicted["settings"] == done["settings"]
+    assert tuple(policy(acpi, f"scaling_{end}_freq") for end in ("min", "max")) == expected
+    assert not run(acpi, min_frequency_khz=low, max_frequency_khz=high)["changed"]
+    run(acpi, state="absent")
+    assert state.tree(acpi) == before
+
+
+def test_the_boot_script_knows_the_table_too(acpi):
+    for number in (0, 1):
+        state.write(acpi, f"{CPU}/cpufreq/policy{number}/scaling_available_frequencies", "3400000 2300000 800000 \n")
+    run(acpi, min_frequency_khz=900000, max_frequency_khz=3000000)
+    for number in (0, 1):
+        state.write(acpi, f"{CPU}/cpufreq/policy{number}/scaling_min_freq", "800000\n")
+        state.write(acpi, f"{CPU}/cpufreq/policy{number}/scaling_max_freq", "3400000\n")
+    subprocess.run(["sh", f"{acpi}{cpu_power.SCRIPT}"], env={**os.environ, "AINODE_ROOT": acpi}, check=True)
+    assert [policy(acpi, f"scaling_{end}_freq", 1) for end in ("min", "max")] == ["2300000", "2300000"]
+
+
+def test_the_default_epp_is_read_back_by_the_name_of_what_it_is_equal_to(intel, kernel):
+    for number in (0, 1):
+        state.write(intel, f"{CPU}/cpufreq/policy{number}/scaling_governor", "powersave\n")
+        state.write(intel, f"{CPU}/cpufreq/policy{number}/energy_performance_preference", "power\n")
+    done = run(intel, epp="default")
+    assert done["changed"] and not done["warnings"] and policy(intel, "energy_performance_preference") == "balance_performance"
+    assert not run(intel, epp="default")["changed"]
+    # A CPU whose firmware set another one: said, and no failure.
+    kernel.default_epp = "performance"
+    state.write(intel, f"{CPU}/cpufreq/policy0/energy_performance_preference", "power\n")
+    done = run(intel, epp="default")
+    assert "wanted default, the kernel gave performance (which is this CPU's default)" in done["warnings"][0]
+    subprocess.run(["sh", f"{intel}{cpu_power.SCRIPT}"], env={**os.environ, "AINODE_ROOT": intel}, check=True)
+
+
 # Tuners ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -177,9 +177,17 @@ def test_isolated_cpus_are_given_out_when_asked_for():
     machine = facts(machines.grid(1, 8), usable=range(4), isolated=range(4, 8), limit="affinity")
     assert where(placement.place(machine, "search")) == [(0, "0-3")]
     assert where(placement.place(machine, "search", use_isolated=True)) == [(0, "0-7")]
-    # A cpuset without them is a border that no process may cross.
-    machine["cpu"]["usable"]["limit"] = "cpuset"
-    assert where(placement.place(machine, "search", use_isolated=True)) == [(0, "0-3")]
+    # A cpuset without them is a border that no process may cross, whatever else limits the host more.
+    machine["cpu"]["usable"].update(cpuset="0-3", limit="quota", count=3)
+    assert where(placement.place(machine, "search", use_isolated=True)) == [(0, "0-2")]
+    machine["cpu"]["usable"].update(cpuset="0-5", limit="affinity", count=4)
+    assert where(placement.place(machine, "search", use_isolated=True)) == [(0, "0-5")]
+
+
+def test_cpus_without_a_tick_are_set_aside_as_isolated_ones_are():
+    machine = facts(machines.grid(1, 8), nohz_full="2-7")
+    assert where(placement.place(machine, "search")) == [(0, "0-1")]
+    assert where(placement.place(machine, "search", use_isolated=True)) == [(0, "0-7")]
 
 
 def test_all_cpus_isolated_is_an_error_that_names_the_remedy():
@@ -220,7 +228,7 @@ def test_a_kernel_without_numa():
 
 
 def test_unknown_topology_is_one_instance_on_usable_cpus():
-    machine = {"cpu": {"online": "0-63", "cores": [], "usable": {"cpus": "0-63", "count": 64, "limit": None}}, "numa": {"nodes": []}}
+    machine = {"cpu": {"online": "0-63", "cores": [], "usable": {"cpus": "0-63", "count": 64, "limit": None, "cpuset": None}}, "numa": {"nodes": []}}
     assert where(placement.place(machine, "online")) == [(None, "0-7")]
     assert where(placement.place(machine, "batch")) == [(None, "0-63")]
     del machine["cpu"]["usable"]

@@ -279,6 +279,7 @@ def test_usable(read):
         "cpus": ainode["cpu"]["online"],
         "count": min(quotas, default=ainode["cpu"]["logical_cpus"]),
         "limit": "quota" if quotas else None,
+        "cpuset": None,
     }
 
 

@@ -28,7 +28,7 @@ def told(tmp_path):
     def read(files, online=range(8)):
         (tmp_path / "proc").mkdir()
         machines._lay(tmp_path, files)
-        return tuple(usable.read(Root(str(tmp_path)), list(online)).values())
+        return tuple(usable.read(Root(str(tmp_path)), list(online)).values())[:3]
 
     return read
 
@@ -43,7 +43,7 @@ def told(tmp_path):
 )
 def test_described_machines(described, name, expected):
     online = {"xeon-8380-2s": range(160), "container-quota-v2": range(16), "container-cpuset-v1": range(32)}[name]
-    assert tuple(usable.read(Root(described(name)), list(online)).values()) == expected
+    assert tuple(usable.read(Root(described(name)), list(online)).values())[:3] == expected
 
 
 def test_no_cpu_known(told):
@@ -151,6 +151,37 @@ def test_affinity_that_a_recording_holds(told, status, expected):
     assert told({"/proc/self/status": status}) == expected
 
 
+SESSION = {"/proc/self/cgroup": "0::/user.slice/user-0.slice/session-1.scope", "/proc/self/mountinfo": V2["/proc/self/mountinfo"]}
+BOOTED = {"/run/systemd/system/": None}
+GROUPS = "/sys/fs/cgroup/"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # A login that is confined, by its slice or by systemd's CPUAffinity=, is no limit of a service.
+        ({**SESSION, "/proc/self/status": "Cpus_allowed_list:\t0-1\n", GROUPS + "user.slice/cpuset.cpus.effective": "0-1"}, ("0-7", 8, None)),
+        ({**SESSION, **BOOTED, "/proc/self/status": "Cpus_allowed_list:\t0-1\n"}, ("0-7", 8, None)),
+        ({**V2, **BOOTED, "/proc/self/cgroup": "0::/system.slice/cron.service", "/proc/self/status": "Cpus_allowed_list:\t3\n"}, ("0-7", 8, None)),
+        # What confines the services themselves is.
+        ({**SESSION, GROUPS + "system.slice/cpuset.cpus.effective": "2-7"}, ("2-7", 6, "cpuset")),
+        ({**SESSION, GROUPS + "cpuset.cpus.effective": "0-3", GROUPS + "system.slice/cpu.max": "200000 100000"}, ("0-3", 2, "quota")),
+        ({**BOOTED, **V2, "/proc/self/cgroup": "0::/", GROUPS + "system.slice/cpuset.cpus.effective": "4"}, ("4", 1, "cpuset")),
+        # In a container systemd's own affinity may be all that shows of the container's limits.
+        ({**SESSION, **BOOTED, "/run/.containerenv": "", "/proc/self/status": "Cpus_allowed_list:\t0-1\n"}, ("0-1", 2, "affinity")),
+    ],
+)
+def test_limits_are_those_of_services_whatever_session_reads_them(told, files, expected):
+    assert told(files) == expected
+
+
+def test_the_cpuset_is_told_beside_a_tighter_quota(tmp_path):
+    (tmp_path / "proc").mkdir()
+    machines._lay(tmp_path, {**V2, GROUPS + "a/b/cpuset.cpus.effective": "4-9", GROUPS + "a/b/cpu.max": "200000 100000"})
+    assert usable.read(Root(str(tmp_path)), list(range(8))) == {"cpus": "4-7", "count": 2, "limit": "quota", "cpuset": "4-7"}
+
+
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="on a host that runs systemd the limits are those of its services")
 def test_affinity_of_this_process_is_not_a_recordings(described):
     before = os.sched_getaffinity(0)
     try:

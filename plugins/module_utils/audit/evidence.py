@@ -39,6 +39,7 @@ def collect(host, facts, expected):
     locked             {setting: reason}: what this host does not own
     impossible         {setting: reason}: what is expected and no state module could set here
     frequency_khz      {"min": [], "max": []}: the frequency limits in force, sorted and distinct
+    resolved_khz       the same of the limits that the kernel makes of the expected ones
     khugepaged_defrag  "0", "1" or None
     hugepages          {"wanted", "live", "boot"}, each {kB: {node: count}} (the node None without NUMA), source (of boot) and reason (why not
                        applicable); or {"error": text} when this host cannot have what is expected
@@ -54,7 +55,8 @@ def collect(host, facts, expected):
         "boots": platform.get("init") == "systemd" or not platform.get("container"),
         "locked": {name: reason for name, reason in ((name, _locked(host, path, platform.get("container"))) for name, path in _FILES.items()) if reason},
         "impossible": _impossible(host, expected),
-        "frequency_khz": {end: _limits(host, f"scaling_{end}_freq") for end in ("min", "max")},
+        "frequency_khz": {end: _limits(host, lambda policy, end=end: host.read_int(f"{policy}/scaling_{end}_freq")) for end in ("min", "max")},
+        "resolved_khz": {end: _resolved(host, end, expected.get(f"{end}_frequency_khz")) for end in ("min", "max")},
         "khugepaged_defrag": host.read(memory_policy.OPTIONS["khugepaged_defrag"].path),
         "hugepages": _hugepages(host, boot, facts, expected.get("hugepages") or []),
         "workloads": _workloads(host),
@@ -83,9 +85,15 @@ def _impossible(host, expected):
     return reasons
 
 
-def _limits(host, name):
-    values = {host.read_int(f"{_CPU}/cpufreq/policy{number}/{name}") for number in host.numbered(f"{_CPU}/cpufreq", "policy")}
+def _limits(host, of_policy):
+    """Return the sorted distinct values of `of_policy(path)` for the cpufreq policies of the host."""
+    values = {of_policy(f"{_CPU}/cpufreq/policy{number}") for number in host.numbered(f"{_CPU}/cpufreq", "policy")}
     return sorted(value for value in values if value is not None)
+
+
+def _resolved(host, end, khz):
+    name = f"scaling_{end}_freq"
+    return [] if khz is None else _limits(host, lambda policy: host.read(f"{policy}/{name}") and cpu_power.resolved_khz(host, policy, name, khz))
 
 
 def _kernel_power(boot, power):

@@ -73,6 +73,7 @@ class _Host:
         self.locked = evidence["locked"]
         self.impossible = evidence["impossible"]
         self.frequency_khz = evidence["frequency_khz"]
+        self.resolved_khz = evidence["resolved_khz"]
         self.workloads = evidence["workloads"] or {}
         self.hugepages = evidence["hugepages"]
         self.khugepaged_defrag = evidence["khugepaged_defrag"]
@@ -315,7 +316,9 @@ def _preference(name, numbers):
         held = host.fact("power", "driver") in cpu_power.SELF_GOVERNED and host.fact("power", "governor") == ["performance"]
         if name == "epp" and held and wanted not in ("performance", "0"):
             return _not_applicable("the driver holds the EPP at performance under governor performance", ", ".join(live), wanted)
-        same = {wanted, *(str(number) for number in numbers.get(wanted, ())), *(known for known, known_as in numbers.items() if wanted in map(str, known_as))}
+        if wanted == "default" and not set(live) <= {wanted, *cpu_power.EPP_DEFAULT}:
+            return _advice(wanted, ", ".join(live), "the kernel reads the default back by another name: whether this is it cannot be told")
+        same = {wanted, *(cpu_power.EPP_DEFAULT if wanted == "default" else ()), *(str(number) for number in numbers.get(wanted, ())), *(known for known, known_as in numbers.items() if wanted in map(str, known_as))}
         return _setting(host, name, ", ".join(live), wanted, set(live) <= same, _boot(host, name, lambda value: str(value) in same))
 
     return judge
@@ -346,8 +349,7 @@ def _frequency(end):
             return None
         if not live:
             return _not_applicable(_no_cpufreq(host), expected=f"{wanted} kHz")
-        # CPUs whose own range ends before the limit have the end of their range.
-        right = wanted in live and (min(live) == wanted if end == "min" else max(live) == wanted)
+        right = live == host.resolved_khz[end]
         live = ", ".join(f"{khz} kHz" for khz in live)
         return _setting(host, name, live, f"{wanted} kHz", right, _boot(host, name, lambda value: value == wanted, "{} kHz".format))
 

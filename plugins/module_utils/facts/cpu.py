@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from . import microarchitecture
+from . import microarchitecture, smbios
 
 # The kernel's names (arch/x86/include/asm/cpufeatures.h, arch/arm64/kernel/cpuinfo.c, …) of the instruction sets that AI kernels choose by.
 _AI_FLAG_NAMES = (
@@ -63,8 +63,14 @@ _DMI_VIRTUAL = (
     ("bochs", "Bochs"),
     ("kvm", "KVM"),
     ("qemu", "KVM"),
+    ("kubevirt", "KVM"),
+    ("openstack nova", "KVM"),
+    ("apple virtualization", "Apple"),
+    ("microsoft corporation virtual machine", "Microsoft"),
+    ("hetzner vserver", "KVM"),
 )
-# Who writes the same into virtual machines and into the bare-metal hosts it lets: the CPU's hypervisor flag tells the two apart.
+# Who writes the same into virtual machines and into the bare-metal hosts it lets: the CPU's hypervisor flag, which only x86 has, or the
+# firmware's word tells the two apart.
 _DMI_EITHER = (
     ("microsoft", "Microsoft"),
     ("xen", "Xen"),
@@ -75,7 +81,10 @@ _DMI_EITHER = (
     ("rhev", "KVM"),
     ("digitalocean", "KVM"),
     ("alibaba cloud", "KVM"),
+    ("hetzner", "KVM"),
 )
+# What those who let both call their bare-metal types: c7g.metal, c4a-highmem-96-metal, ecs.ebmg8y.
+_DMI_METAL = re.compile(r"\bmetal\b|\becs\.\w*ebm")
 # PCI vendors of paravirtual devices.
 _PCI_VIRTUAL = (("80ee", "Oracle"), ("15ad", "VMware"), ("5853", "Xen"))
 
@@ -195,11 +204,24 @@ def _hypervisor(root, info):
     if root.read("/sys/hypervisor/type") == "xen" or root.is_dir("/proc/xen"):
         return "Xen"
     names = ("sys_vendor", "product_name", "board_vendor", "bios_vendor")
-    dmi = " ".join(root.read("/sys/class/dmi/id/" + name) or "" for name in names).lower()
+    dmi = " ".join(filter(None, (root.read("/sys/class/dmi/id/" + name) for name in names))).lower()
     told = _paravirtual(root) or _named(_DMI_VIRTUAL, dmi) or _pci(root)
-    if told or "hypervisor" not in info.flags:
+    if told:
         return told
-    return _named(_DMI_EITHER, dmi) or "unknown"
+    said = _firmware_says_virtual(root)
+    if "hypervisor" in info.flags or said:
+        return _named(_DMI_EITHER, dmi) or "unknown"
+    if said is None and "CPU implementer" in info.first and not _DMI_METAL.search(dmi):
+        # An arm64 CPU has no such flag, and the firmware's table is readable by root alone: whom the machine names must do. Microsoft builds laptops.
+        return _named([mark for mark in _DMI_EITHER if mark[0] != "microsoft"], dmi)
+    return None
+
+
+def _firmware_says_virtual(root):
+    """Return whether SMBIOS describes a virtual machine (DSP0134, type 0, "BIOS Characteristics Extension Byte 2", bit 4); None where it is not read."""
+    table = root.read_bytes("/sys/firmware/dmi/entries/0-0/raw") or root.read_bytes("/sys/firmware/dmi/tables/DMI") or b""
+    body = next((body for kind, body, _strings in smbios.structures(table) if kind == 0), b"")
+    return bool(body[0x13] & 0x10) if len(body) > 0x13 else None
 
 
 def _named(marks, text):
@@ -210,7 +232,13 @@ def _paravirtual(root):
     """Return the hypervisor that gave this machine a clock, a device tree or a control program of its own."""
     clocks = root.read("/sys/devices/system/clocksource/clocksource0/available_clocksource") or ""
     tree = root.read("/proc/device-tree/hypervisor/compatible") or ""
-    told = _named((("kvm-clock", "KVM"), ("hyperv_", "Microsoft")), clocks) or _named((("kvm", "KVM"), ("xen", "Xen")), tree)
+    # The board that QEMU and cloud-hypervisor make up, and QEMU's POWER machine.
+    board = root.read("/proc/device-tree/compatible") or ""
+    told = (
+        _named((("kvm-clock", "KVM"), ("hyperv_", "Microsoft")), clocks)
+        or _named((("kvm", "KVM"), ("xen", "Xen"), ("vmware", "VMware"), ("microsoft,hyperv", "Microsoft")), tree)
+        or _named((("dummy-virt", "KVM"), ("qemu,", "KVM")), board)
+    )
     if told:
         return told
     if root.exists("/proc/device-tree/ibm,partition-name") and not root.exists("/proc/device-tree/chosen/qemu,graphic-width"):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import struct
 
+from . import smbios
+
 _HUGEPAGES = "/sys/kernel/mm/hugepages"
 _EDAC = "/sys/devices/system/edac/mc"
 # What vendors write into a slot's two names. The socket may be missing; the channel is a letter or a number.
@@ -112,25 +114,12 @@ def _smbios_slots(root):
         entries = [f"{kind}-{number}" for kind in (16, 17) for number in root.numbered("/sys/firmware/dmi/entries", f"{kind}-")]
         table = b"".join(root.read_bytes(f"/sys/firmware/dmi/entries/{entry}/raw") or b"" for entry in entries)
     slots, other_arrays = [], set()
-    for kind, body, strings in smbios_structures(table):
+    for kind, body, strings in smbios.structures(table):
         if kind == 16 and len(body) >= 6 and body[5] != _SYSTEM_MEMORY:
             other_arrays.add(struct.unpack_from("<H", body, 2)[0])
         elif kind == 17 and len(body) >= 0x15:
             slots.append((struct.unpack_from("<H", body, 4)[0], _slot(body, strings)))
     return [slot for array, slot in slots if array not in other_arrays and slot] or None
-
-
-def smbios_structures(table):
-    """Yield (type, formatted part, strings) of each structure in an SMBIOS table; stop quietly where the table is cut or broken."""
-    offset = 0
-    while offset + 4 <= len(table):
-        kind, length = table[offset], table[offset + 1]
-        end = table.find(b"\0\0", offset + length)
-        if length < 4 or end < 0:
-            return
-        strings = [part.decode("ascii", "replace").strip() for part in table[offset + length : end].split(b"\0")]
-        yield kind, table[offset : offset + length], strings
-        offset = end + 2
 
 
 def _slot(body, strings):

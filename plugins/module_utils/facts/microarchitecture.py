@@ -64,6 +64,11 @@ _INTEL_BY_STEPPING = {
     (6, 158): ((9, "Kaby Lake"), (13, "Coffee Lake")),
 }
 
+# Icelake-Server of QEMU, versions 1 to 3, has the number of a Tremont, which has no AVX (target/i386/cpu.c).
+_QEMU_ICE_LAKE = (6, 134)
+# The models of hypervisors that stand for no processor: their numbers were somebody's once, and tell nothing.
+_MADE_UP = re.compile(r"QEMU Virtual CPU|QEMU TCG CPU|Common (?:KVM|32-bit KVM) processor", re.I)
+
 # AMD by family: (last model, name), ascending.
 _AMD = {
     15: ((255, "K8"),),
@@ -104,6 +109,11 @@ _ARM = {
     (0xC0, 0xAC3): "Ampere-1",
     (0xC0, 0xAC4): "Ampere-1a",
     (0xC0, 0xAC5): "Ampere-1b",
+    # Microsoft builds Arm's cores into Cobalt, NVIDIA into Grace (0x41) and its own into Vera.
+    (0x6D, 0xD49): "Neoverse N2",
+    (0x6D, 0xD84): "Neoverse V3",
+    (0x4E, 0x010): "Olympus",
+    (0x46, 0x003): "MONAKA",
     (0x61, 0x022): "Apple M1",
     (0x61, 0x023): "Apple M1",
 }
@@ -146,14 +156,16 @@ _ARK = "Intel ARK, number of AVX-512 FMA units"
 def name(facts, implementer=None, part=None):
     """Return the microarchitecture's name ("Ice Lake", "Zen 4", "Neoverse V1") of the CPU in `facts`, null where the tables do not know it.
 
-    `facts` holds vendor, family, model and stepping; `implementer` and `part` are arm64's.
+    `facts` holds vendor, family, model, stepping, model_name and isa; `implementer` and `part` are arm64's.
     """
     if implementer is not None:
         return _ARM.get((implementer, part))
     vendor, family, model = facts["vendor"], facts["family"], facts["model"]
-    if family is None or model is None:
+    if family is None or model is None or _MADE_UP.search(facts.get("model_name") or ""):
         return None
     if vendor == "GenuineIntel":
+        if (family, model) == _QEMU_ICE_LAKE and "avx512f" in facts.get("isa", ()):
+            return "Ice Lake"
         for last, title in _INTEL_BY_STEPPING.get((family, model), ()):
             if facts["stepping"] is not None and facts["stepping"] <= last:
                 return title
@@ -194,6 +206,8 @@ def fma_units_512(facts, flags):
     title, model_name = facts["microarchitecture"], facts["model_name"] or ""
     if facts["vendor"] == "AuthenticAMD":
         return _amd_fma_units(facts, title)
+    if (facts["family"], facts["model"]) == _QEMU_ICE_LAKE:
+        return {"value": None, "source": "a CPU model of QEMU's: the processor beneath it may be any with these instructions"}
     if facts["vendor"] == "GenuineIntel":
         units = _intel_fma_units(facts, title, model_name)
         if units:

@@ -49,7 +49,7 @@ class Topology:
 
 def read(root, info, topology):
     """Return the counts and lists of facts.cpu: sockets, physical_cores, logical_cpus, threads_per_core, online, offline, present, isolated,
-    smt, smt_control, cores, caches. A count is null where the machine does not tell its topology.
+    nohz_full, smt, smt_control, cores, caches. A count is null where the machine does not tell its topology.
     """
     online, cores = topology.online, topology.cores
     threads = max((len(core["cpus"]) for core in cores), default=None)
@@ -61,7 +61,8 @@ def read(root, info, topology):
         "online": cpulist.render(online) if online else None,
         "offline": cpulist.render(set(topology.present) - set(online)) if online else None,
         "present": cpulist.render(topology.present) if online else None,
-        "isolated": _isolated(root),
+        "isolated": _set_aside(root, "isolated", "isolcpus"),
+        "nohz_full": _set_aside(root, "nohz_full", "nohz_full"),
         "smt": None if threads is None else threads > 1,
         "smt_control": root.read(_CPU + "/smt/control") or None,
         "cores": [dict(core, cpus=cpulist.render(core["cpus"])) for core in cores],
@@ -248,17 +249,17 @@ def _sockets(root, cores):
     return len(packages)
 
 
-def _isolated(root):
-    """Return the cpulist of CPUs kept from the scheduler: the kernel's own list, else the boot parameter's; null when neither is told."""
-    told = _cpus(root, _CPU + "/isolated")
+def _set_aside(root, name, parameter):
+    """Return the cpulist of CPUs set aside: the kernel's own list `name`, else the boot parameter's; null when neither is told."""
+    told = _cpus(root, f"{_CPU}/{name}")
     if told is not None:
         return cpulist.render(told)
     cmdline = root.read("/proc/cmdline")
     if cmdline is None:
         return None
-    parameter = re.search(r"(?:^|\s)isolcpus=(\S+)", cmdline)
+    found = re.search(rf"(?:^|\s){parameter}=(\S+)", cmdline)
     # isolcpus=[flag-list,]<cpu-list>: the flags are words.
-    parts = [part for part in parameter.group(1).split(",") if not part[:1].isalpha()] if parameter else []
+    parts = [part for part in found.group(1).split(",") if not part[:1].isalpha()] if found else []
     try:
         return cpulist.render(cpulist.parse(",".join(parts)))
     except ValueError:

@@ -1,9 +1,12 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which CPUs this process may really use: its affinity, the cgroup cpusets above it and the CPU quotas above it.
+"""Which CPUs a service may really use: the cgroup cpusets above it, the CPU quotas above it, and the affinity that it inherits.
 
 A process that starts a thread for each CPU of the machine in a container of four runs slower than with four threads: this is the number to count by.
+On a host that systemd runs these are the limits of system.slice, where units start, whatever session reads them: a login may be confined to other
+CPUs (AllowedCPUs= of user.slice), and the affinity that systemd's CPUAffinity= gives to everything gives way to a unit's own. Elsewhere, and in a
+container, they are those of the reading process.
 Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max, cpuset.cpus.effective), cgroup-v1/cpusets.html,
 https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us). On a recorded machine they are read from the recording as everything else is.
 """
@@ -14,27 +17,39 @@ import posixpath
 import re
 
 from ..host import cpulist
+from . import platform
+
+_SLICES = ("system.slice", "user.slice", "init.scope", "machine.slice")
 
 
 def read(root, online):
-    """Return {cpus, count, limit}: the cpulist of the CPUs in reach, how many of them can run at a time, and what limits them the most.
+    """Return {cpus, count, limit, cpuset}: the cpulist of the CPUs in reach, how many of them can run at a time, what limits them the most, and the
+    cpulist that no process may leave, null where no cpuset is smaller than the machine.
 
     limit is affinity, cpuset, quota or null. A quota of 3.5 CPUs counts 3 (a fourth thread would be throttled), one below 1 counts 1.
     All null where the online CPUs are not known.
     """
     if not online:
-        return {"cpus": None, "count": None, "limit": None}
+        return {"cpus": None, "count": None, "limit": None, "cpuset": None}
+    units = _runs_units(root)
     allowed, limit = set(online), None
-    cpuset = _cpuset(root)
-    if cpuset and allowed - cpuset and allowed & cpuset:
+    cpuset = _cpuset(root, units)
+    confined = bool(cpuset and allowed - cpuset and allowed & cpuset)
+    if confined:
         allowed, limit = allowed & cpuset, "cpuset"
-    affinity = _affinity(root)
+    affinity = None if units else _affinity(root)
     if affinity and allowed - affinity and allowed & affinity:
         allowed, limit = allowed & affinity, "affinity"
-    count, quota = len(allowed), _quota(root)
+    count, quota = len(allowed), _quota(root, units)
     if quota is not None and quota < count:
         count, limit = max(1, int(quota)), "quota"
-    return {"cpus": cpulist.render(allowed), "count": count, "limit": limit}
+    return {"cpus": cpulist.render(allowed), "count": count, "limit": limit, "cpuset": cpulist.render(cpuset & set(online)) if confined else None}
+
+
+def _runs_units(root):
+    """Return whether systemd starts services on this machine, outside of whatever container this process is in."""
+    session = re.search(r"^\d+:(?:name=systemd)?:/(?:\S*/)?user\.slice/", root.read("/proc/self/cgroup") or "", re.M)
+    return platform.container(root) is None and (root.is_dir("/run/systemd/system") or session is not None)
 
 
 def _affinity(root):
@@ -42,10 +57,10 @@ def _affinity(root):
     return _parse(match.group(1)) if match else None
 
 
-def _cpuset(root):
-    """Return the CPUs that every cpuset above this process has in common; None where no cpuset limits it."""
+def _cpuset(root, units):
+    """Return the CPUs that every cpuset above the process has in common; None where no cpuset limits it. `units`: above a unit's."""
     found = None
-    for directory in _directories(root, "cpuset"):
+    for directory in _directories(root, "cpuset", units):
         # v2, v1, and v1 mounted with noprefix; the effective set first, since an empty one inherits.
         for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus", "cpus"):
             cpus = _parse(root.read(f"{directory}/{name}"))
@@ -55,10 +70,10 @@ def _cpuset(root):
     return found
 
 
-def _quota(root):
-    """Return the smallest quota above this process as a number of CPUs; None where there is none."""
+def _quota(root, units):
+    """Return the smallest quota above the process as a number of CPUs; None where there is none. `units`: above a unit's."""
     quotas = []
-    for directory in _directories(root, "cpu"):
+    for directory in _directories(root, "cpu", units):
         text = root.read(directory + "/cpu.max") or f"{root.read(directory + '/cpu.cfs_quota_us')} {root.read(directory + '/cpu.cfs_period_us')}"
         match = re.match(r"(\d{1,15}) (\d{1,15})\Z", text)
         if match and int(match.group(1)) and int(match.group(2)):
@@ -66,14 +81,16 @@ def _quota(root):
     return min(quotas, default=None)
 
 
-def _directories(root, controller):
-    """Return the cgroup directories of this process that `controller` can limit it in, v1's and v2's, the innermost first."""
+def _directories(root, controller, units):
+    """Return the cgroup directories that `controller` can limit this process in, or with `units` a unit's: v1's and v2's, the innermost first."""
     found = []
     for path, mount_root, mount_point in _groups(root, controller):
         # In a container the mount shows only the part below mount_root; a path outside of it is a host's name for the mount point itself.
         if mount_root != "/":
             path = path[len(mount_root) :] if (path + "/").startswith(mount_root + "/") else "/"
         path = posixpath.normpath("/" + path.lstrip("/"))
+        if units:
+            path = _slice_of_units(path)
         if ".." in path or not root.is_dir(mount_point + path):
             path = "/"
         while path != "/":
@@ -81,6 +98,13 @@ def _directories(root, controller):
             path = posixpath.dirname(path)
         found.append(mount_point)
     return found
+
+
+def _slice_of_units(path):
+    """Return the group of system.slice beside, or above, the group `path` of this process."""
+    names = path.strip("/").split("/")
+    first = next((number for number, name in enumerate(names) if name in _SLICES), 0)
+    return "/" + "/".join([*names[:first], "system.slice"])
 
 
 def _groups(root, controller):

@@ -79,7 +79,7 @@ def place(
     reserved_cores       physical cores left to the system: the first ones of the first node, where the kernel's own work goes.
     memory_per_instance  bytes that an instance needs on its memory node(s): no more instances than that memory holds.
     allow_cross_node     instances may span nodes and sockets: cores left over in several nodes are put together.
-    use_isolated         give out isolated CPUs (isolcpus=) too.
+    use_isolated         give out isolated CPUs (isolcpus=, nohz_full=) too.
     kmp_blocktime, omp_proc_bind, env   see environment(); `env` adds variables, and takes one out whose value is None.
 
     Raises ValueError that names the value, what was expected and what to do.
@@ -188,12 +188,13 @@ def _usable_cores(cpu, workload, use_isolated, reserved):
     count = usable.get("count")
     # A CPU quota lets us run on every CPU, but not on all at a time.
     quota = count if count is not None and count < len(allowed) else None
-    isolated = set(cpulist.parse(cpu.get("isolated") or ""))
+    # What no scheduler balances over (isolcpus=), and what the tick leaves alone (nohz_full=): both are set aside for somebody.
+    isolated = set(cpulist.parse(cpu.get("isolated") or "")) | set(cpulist.parse(cpu.get("nohz_full") or ""))
     if not use_isolated:
-        allowed -= isolated
-    elif usable.get("limit") != "cpuset":
+        allowed = allowed - isolated
+    else:
         # The kernel takes isolated CPUs out of every process's affinity, but a process may ask for them; a cpuset it may not leave.
-        allowed |= isolated
+        allowed |= isolated & set(cpulist.parse(usable["cpuset"])) if usable.get("cpuset") else isolated
     if cpu.get("online"):
         allowed &= set(cpulist.parse(cpu["online"]))
 
@@ -210,7 +211,7 @@ def _usable_cores(cpu, workload, use_isolated, reserved):
     if not cores:
         raise ValueError(
             "no usable CPU is left: usable are "
-            f"'{usable.get('cpus') or ''}', online '{cpu.get('online') or ''}', isolated '{cpu.get('isolated') or ''}'"
+            f"'{usable.get('cpus') or ''}', online '{cpu.get('online') or ''}', isolated '{cpulist.render(isolated)}'"
             + ("" if use_isolated or not isolated else "; use_isolated gives the isolated ones out")
         )
     budget = len(cores) if quota is None else min(len(cores), max(quota, 1))

@@ -29,6 +29,9 @@ EPB_NAMES = {"performance": 0, "balance-performance": 4, "normal": 6, "balance-p
 # The numbers that the kernel shows by name; some CPU models have numbers of their own (intel_epp_default in intel_pstate.c).
 EPP_NUMBERS = {"performance": (0, 16), "balance_performance": (32, 64, 102, 115, 128), "balance_power": (179, 192), "power": (255,)}
 
+# As what most CPUs' default is read back: 128 is what the register holds at power-on (Intel SDM, volume 3, "IA32_HWP_REQUEST").
+EPP_DEFAULT = ("balance_performance", "128")
+
 _SCRIPT = r"""#!/bin/sh
 # Sets what /etc/ainode/cpu-power.conf asks for. Laid down by ainode.cpu.cpu_power, run at boot by ainode-cpu-power.service.
 # Ends with 1 when a value is not in force; the unit then tries again, for cpufreq drivers may be loaded late.
@@ -74,21 +77,32 @@ set_file() {
     [ "$now" = "$2" ] || missing "$1: wanted $2, has $now"
 }
 
-# set_epp FILE: the kernel shows some numbers by name, so a number counts as set when the write succeeds.
+# set_epp FILE: the kernel shows some numbers by name, and the default by another name, so these count as set when the write succeeds.
 set_epp() {
     case $epp in
+    default) ! read_file "$1" || { printf 'default\n' > "$1"; } 2>/dev/null || missing "$1: wanted default, has $now" ;;
     *[!0-9]*) set_file "$1" "$epp" ;;
     *) read_file "$1" || return 0
         [ "$now" = "$epp" ] || { printf '%s\n' "$epp" > "$1"; } 2>/dev/null || missing "$1: wanted $epp, has $now" ;;
     esac
 }
 
-# set_limit POLICY FILE KHZ: what is beyond this CPU's own range is the end of that range (the cores of a hybrid differ).
+# set_limit POLICY FILE KHZ: what is beyond this CPU's own range is the end of that range (the cores of a hybrid differ). Between two frequencies
+# of the driver's table the kernel takes the one below for a maximum and the one above for a minimum.
 set_limit() {
-    limit=$3
+    limit=$3 nearest=''
     read_file "$1/cpuinfo_min_freq" && [ "$limit" -lt "$now" ] && limit=$now
     read_file "$1/cpuinfo_max_freq" && [ "$limit" -gt "$now" ] && limit=$now
-    set_file "$1/$2" "$limit"
+    read_file "$1/scaling_available_frequencies"
+    table=$now
+    read_file "$1/scaling_boost_frequencies"
+    for step in $table $now; do
+        case $2 in
+        scaling_max_freq) [ "$step" -le "$limit" ] && [ "$step" -gt "${nearest:-0}" ] && nearest=$step ;;
+        *) [ "$step" -ge "$limit" ] && [ "$step" -lt "${nearest:-999999999}" ] && nearest=$step ;;
+        esac
+    done
+    set_file "$1/$2" "${nearest:-$limit}"
 }
 
 apply() {
@@ -278,7 +292,7 @@ def _epp(machine, epp):
             raise SettingsError(f"epp {epp} is not a number from 0 (performance) to 255 (power)")
         also = tuple(name for name, numbers in EPP_NUMBERS.items() if int(epp) in numbers)
     else:
-        also = ("0",) if epp == "performance" else ()
+        also = {"performance": ("0",), "default": EPP_DEFAULT}.get(epp, ())
         offered = {name for path in files for name in (machine.host.read(os.path.dirname(path) + "/energy_performance_available_preferences") or "").split()}
         offered = sorted(offered or {"default", *EPP_NUMBERS})
         if epp not in offered:
@@ -288,7 +302,8 @@ def _epp(machine, epp):
     free = [path for path in files if not machine.holds_epp(os.path.dirname(path))]
     held = len(files) - len(free)
     reasons = [f"{machine.driver} holds the EPP at performance under governor performance"] if held and epp not in ("performance", "0") else []
-    wanted = [Setting("epp", path, epp, also=also) for path in free]
+    # What the CPU started with has no name of its own when it is read: the kernel answers the preference it is equal to, whichever that is.
+    wanted = [Setting("epp", path, epp, also=also, tolerant=epp == "default", hint="which is this CPU's default") for path in free]
     if held and not reasons:
         wanted += [Setting("epp", path, "performance", also=("0",)) for path in files if path not in free]
     return wanted, epp, reasons
@@ -327,14 +342,25 @@ def _frequency(option, name):
         if khz <= 0 or (known and not min(low for low, _high in known) <= khz <= max(high for _low, high in known)):
             limits = f"from {min(low for low, _high in known)} to {max(high for _low, high in known)}" if known else "a positive number"
             raise SettingsError(f"{option} {khz} is not in this host's range of kHz: {limits}")
-        wanted = []
-        for path, (low, high) in ranges.items():
-            # The efficiency cores of a hybrid have another range than its performance cores.
-            inside = khz if None in (low, high) else min(max(khz, low), high)
-            wanted.append(Setting(option, path, str(inside)))
+        wanted = [Setting(option, path, str(resolved_khz(machine.host, os.path.dirname(path), name, khz))) for path in ranges]
         return wanted, str(khz), [] if wanted else [_NO_CPUFREQ]
 
     return limit
+
+
+def resolved_khz(host, policy, name, khz):
+    """Return what the limit `name` (scaling_min_freq, scaling_max_freq) of `policy` becomes in kHz where `khz` is asked for.
+
+    What is beyond the policy's own range is the end of that range: the cores of a hybrid differ. A driver with a table of frequencies has no limit
+    between two of them: the kernel takes the one below for a maximum, and the one above for a minimum (cpufreq_set_policy in drivers/cpufreq/cpufreq.c).
+    """
+    low, high = (host.read_int(f"{policy}/cpuinfo_{end}_freq") for end in ("min", "max"))
+    inside = khz if None in (low, high) else min(max(khz, low), high)
+    tables = (host.read(f"{policy}/scaling_{kind}_frequencies") or "" for kind in ("available", "boost"))
+    table = sorted(int(word) for text in tables for word in text.split() if word.isdigit())
+    if name == "scaling_max_freq":
+        return max((step for step in table if step <= inside), default=inside)
+    return min((step for step in table if step >= inside), default=inside)
 
 
 def _idle_states(machine):

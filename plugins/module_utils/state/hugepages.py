@@ -20,6 +20,8 @@ NODES = "/sys/devices/system/node"
 TMPFILES = "/etc/tmpfiles.d/ainode-hugepages.conf"
 _SIZE = re.compile(r"(\d+)\s*([kKmMgG])(?:i?[bB])?\Z")
 _UNITS_KB = {"k": 1, "m": 1 << 10, "g": 1 << 20}
+# What a node keeps for everything else: a sixteenth of its memory, and no less than this.
+_LEFT_PART, _LEAST_LEFT_KB = 16, 128 << 10
 _SHORT = "memory is in use or in too small pieces: ask for fewer, run right after a boot, or reserve them on the kernel command line (hugepagesz=, hugepages=)"
 
 
@@ -55,10 +57,9 @@ def plan(host, params):
         if size not in sizes:
             raise SettingsError(f"this host has no huge pages of {shown_size(size)}: its sizes are {', '.join(map(shown_size, sizes))}")
     wanted, not_applicable = [], []
-    for size, request in requests.items():
-        counts = _counts(host, size, request)
-        if params["shortfall"] == "fail":
-            _check_memory(host, size, counts)
+    counted = {size: _counts(host, size, request) for size, request in requests.items()}
+    _check_memory(host, counted)
+    for size, counts in counted.items():
         settings = [
             Setting(f"pages {shown_size(size)}", _path(node, size), str(count), tolerant=params["shortfall"] == "warn", hint=_SHORT)
             for node, count in counts.items()
@@ -74,13 +75,20 @@ def plan(host, params):
 
 def in_use(host, path, value):
     """Return why the count at `path` must not become `value`, or None: the kernel would let go of pages that processes have."""
-    total, free = host.read_int(path), host.read_int(os.path.dirname(path) + "/free_hugepages")
+    folder = os.path.dirname(path)
+    total, free = host.read_int(path), host.read_int(folder + "/free_hugepages")
     if not host.is_live:
         # Nobody counts free pages on a recorded machine: they belong to the total that was recorded.
         total = int(baseline.load(host).record("hugepages")["values"].get(path, total))
-    if total is None or free is None or int(value) >= total - free:
+    if total is None or free is None:
         return None
-    return f"{path}: {total - free} of {total} huge pages are in use, {value} are wanted: stop what uses them first (see HugePages_ in /proc/PID/smaps)"
+    # Pages that a process has mapped and not touched are free and promised. The host counts them, not its nodes: they may lie on any.
+    promised = min(free, host.read_int(f"{HOST_SIZES}/{os.path.basename(folder)}/resv_hugepages") or 0)
+    used = total - free + promised
+    if int(value) >= used:
+        return None
+    reserved = f" or reserved (resv_hugepages: {promised})" if promised else ""
+    return f"{path}: {used} of {total} huge pages are in use{reserved}, {value} are wanted: stop what uses them first (see HugePages_ in /proc/PID/smaps)"
 
 
 def _requests(pages):
@@ -135,14 +143,23 @@ def _memory_kb(host, node):
     return int(match.group(1)) if match else None
 
 
-def _check_memory(host, size, counts):
-    """Raise SettingsError where a node's whole memory is less than its pages: no kernel can give that, so nothing is tried."""
-    for node, count in counts.items():
-        memory = _memory_kb(host, node)
-        if memory is not None and count * size > memory:
+def _check_memory(host, counted):
+    """Raise SettingsError where the pages of all sizes, {kB: {node: count}}, leave a node less than everything else there needs.
+
+    What does not fit is not tried: a kernel that gives it starves, and as it is asked for at each boot, starves at each boot.
+    """
+    for node in {node: None for counts in counted.values() for node in counts}:
+        pages = {size: counts[node] for size, counts in counted.items() if counts.get(node)}
+        memory, taken = _memory_kb(host, node), sum(size * count for size, count in pages.items())
+        if memory is None or not taken:
+            continue
+        left = max(_LEAST_LEFT_KB, memory // _LEFT_PART) if node is None or host.read(f"{NODES}/node{node}/cpulist") else 0
+        if taken > memory - left:
+            asked = " and ".join(f"{count} huge pages of {shown_size(size)}" for size, count in pages.items())
             where = "this host" if node is None else f"NUMA node {node}"
             raise SettingsError(
-                f"{count} huge pages of {shown_size(size)} are wanted on {where}, whose {memory // 1024} MiB of memory hold {memory // size}: ask for fewer"
+                f"{asked} are wanted on {where}: {taken // 1024} MiB of its {memory // 1024} MiB of memory, and everything else there is to keep "
+                f"{left // 1024} MiB; ask for fewer"
             )
 
 
