@@ -100,7 +100,7 @@ def ask(url, body=None, key_file=None):
         headers["Authorization"] = "Bearer " + read(key_file).strip()
     request = urllib.request.Request(url, data=body and json.dumps(body).encode(), headers=headers)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
             return answer.read().decode()
     except urllib.error.HTTPError as error:
         raise Failed(f"{url} answers {error.code}: {error.read().decode('utf-8', 'replace')[:300]}") from None

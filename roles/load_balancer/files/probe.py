@@ -8,11 +8,14 @@ Asks HAProxy at its administrator's socket (management guide, "show stat").
 import csv
 import re
 import socket
+import time
 
 from unit_probe import Failed, main, read
 
 SOCKET = "/run/ainode-load-balancer/admin.sock"
 CONFIGURATION = "/etc/ainode/load-balancer/current.cfg"
+# An instance that was found down is asked for as long again before it counts as down.
+PATIENCE_S = 10
 # A configuration carries its own digest.
 DESCRIPTION = re.compile(r"^ +description (\S+)$", re.MULTILINE)
 
@@ -43,10 +46,15 @@ def in_force():
 
 
 def servers():
-    """Every instance behind the balancer answers HAProxy's checks."""
-    # gRPC has no checks of its own: its servers are as ready as their REST sides.
-    rows = [row for row in statistics() if row["type"] == "2" and row["pxname"].endswith("-rest")]
-    down = [f"{row['svname']} at {row['addr']} ({row['last_chk'] or row['status']})" for row in rows if not row["status"].startswith("UP")]
+    """Every instance behind the balancer answers HAProxy's checks; one that is busy may miss some."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        # gRPC has no checks of its own: its servers are as ready as their REST sides.
+        rows = [row for row in statistics() if row["type"] == "2" and row["pxname"].endswith("-rest")]
+        down = [f"{row['svname']} at {row['addr']} ({row['last_chk'] or row['status']})" for row in rows if not row["status"].startswith("UP")]
+        if not down or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     if down:
         raise Failed(f"{len(down)} of {len(rows)} instances do not answer: {', '.join(down)}")
     return "pass", f"{len(rows)} of {len(rows)} instances answer", ""
