@@ -318,7 +318,8 @@ def _preference(name, numbers):
             return _not_applicable("the driver holds the EPP at performance under governor performance", ", ".join(live), wanted)
         if wanted == "default" and not set(live) <= {wanted, *cpu_power.EPP_DEFAULT}:
             return _advice(wanted, ", ".join(live), "the kernel reads the default back by another name: whether this is it cannot be told")
-        same = {wanted, *(cpu_power.EPP_DEFAULT if wanted == "default" else ()), *(str(number) for number in numbers.get(wanted, ())), *(known for known, known_as in numbers.items() if wanted in map(str, known_as))}
+        same = {wanted, *(str(number) for number in numbers.get(wanted, ())), *(known for known, known_as in numbers.items() if wanted in map(str, known_as))}
+        same.update(cpu_power.EPP_DEFAULT if wanted == "default" else ())
         return _setting(host, name, ", ".join(live), wanted, set(live) <= same, _boot(host, name, lambda value: str(value) in same))
 
     return judge
