@@ -55,7 +55,7 @@ Shape shape_for(uint32_t dim, Metric metric, uint32_t bits, uint32_t degree) {
 
 // --- reading ---
 
-static Shape shape_of(const Header& h) {
+Shape shape_of(const Header& h) {
     Shape shape;
     shape.dim = h.dim, shape.bits = h.bits, shape.stride = h.stride, shape.degree = h.degree, shape.metric = Metric(h.metric);
     shape.ids = h.sections[kIds].bytes;
@@ -157,7 +157,7 @@ void IndexData::attach() {
     pivot_codes = Region::anonymous(size_t(h.stride) * std::max<uint32_t>(h.pivots, kMaxPivots));
     for (uint32_t p = 0; p < h.pivots; ++p)
         std::memcpy(pivot_codes.data() + size_t(p) * h.stride, section[kCodes].data() + size_t(slots[p]) * h.stride, h.stride);
-    rows = h.rows, live = h.live, pivots = h.pivots;
+    rows = h.rows, live = h.live, hidden = h.rows - h.live;
     view.codes = section[kCodes].data(), view.stride = h.stride, view.bits = h.bits;
     view.graph = section[kGraph].as<uint32_t>(), view.degree = h.degree;
     view.pivots = slots, view.pivot_codes = pivot_codes.data();

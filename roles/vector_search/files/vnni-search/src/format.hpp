@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <span>
+#include <thread>
 
 #include "search.hpp"
 #include "util.hpp"
@@ -74,14 +75,26 @@ struct Readers {
     };
     Seat seats[kSeats];
     std::atomic<uint64_t> epoch{1};
+    std::atomic<bool> closed{false};  // while the rows' memory moves
 
     std::atomic<uint64_t>& sit() {
         static thread_local size_t favourite = 0;
         for (;; ++favourite) {
+            closed.wait(true);
             uint64_t free = 0;
             auto& seat = seats[favourite % kSeats].epoch;
-            if (seat.compare_exchange_strong(free, epoch.load())) return seat;
+            if (!seat.compare_exchange_strong(free, epoch.load())) continue;
+            if (!closed) return seat;
+            seat = 0;
         }
+    }
+    void close() {
+        closed = true;
+        while (!none_before(UINT64_MAX)) std::this_thread::yield();
+    }
+    void reopen() {
+        closed = false;
+        closed.notify_all();
     }
     uint64_t next_epoch() { return ++epoch; }
     bool none_before(uint64_t wanted) const {
@@ -89,6 +102,12 @@ struct Readers {
             if (const uint64_t began = seat.epoch.load(); began && began < wanted) return false;
         return true;
     }
+};
+
+// Where the searches of a LiveIndex enter. A set never changes: another takes its place, and it goes when no search can know it.
+struct Entrances {
+    std::vector<uint32_t> slots;
+    std::vector<uint8_t> codes;  // the slots' rows side by side
 };
 
 // One opened or built index. The typed pointers point into the sections.
@@ -102,7 +121,9 @@ struct IndexData {
     std::unique_ptr<Readers> readers;   // of a LiveIndex
     std::atomic<uint64_t> rows{0};      // header.rows, growing in a LiveIndex
     std::atomic<uint64_t> live{0};
-    std::atomic<uint32_t> pivots{0};
+    std::atomic<uint64_t> hidden{0};    // dead rows that lists may still name
+    mutable std::atomic<uint64_t> detours{0};   // rows compared by searches that dead rows stood in the way of
+    std::atomic<const Entrances*> entrances{nullptr};  // of a LiveIndex; else the view's pivots
     View view;
 
     bool has(SectionId s) const { return bool(section[s]); }
@@ -124,6 +145,7 @@ struct Shape {
     uint64_t row_bytes() const;  // of all sections
 };
 // bits 0 and degree 0: the measured choice for this dimension, never more memory than hnswlib takes for FP32 rows at M = 16.
+Shape shape_of(const Header&);
 Shape shape_for(uint32_t dim, Metric, uint32_t bits, uint32_t degree);
 uint64_t hnswlib_row_bytes(uint32_t dim);
 

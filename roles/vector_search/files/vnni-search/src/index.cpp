@@ -49,6 +49,27 @@ uint64_t Index::memory_bytes() const {
     return sum;
 }
 
+uint64_t Index::unreachable() const {
+    const View& view = data_->view;
+    const uint64_t rows = data_->rows;
+    std::vector<bool> met(rows);
+    std::vector<uint32_t> open;
+    uint64_t live = 0;
+    const auto meet = [&](uint32_t slot) {
+        if (met[slot]) return;
+        met[slot] = true, live += !data_->dead(slot);
+        open.push_back(slot);
+    };
+    if (const Entrances* const now = data_->entrances.load()) std::for_each(now->slots.begin(), now->slots.end(), meet);
+    else std::for_each(view.pivots, view.pivots + view.pivot_count, meet);
+    while (!open.empty()) {
+        const uint32_t* const list = view.graph + size_t(open.back()) * view.degree;
+        open.pop_back();
+        std::for_each(list, list + view.degree, meet);
+    }
+    return data_->live - live;
+}
+
 uint32_t Index::ef_for(float target, uint32_t k) const {
     if (target <= 0) target = 0.95f;
     const Header& h = data_->header;
@@ -89,9 +110,8 @@ const SearchStats& Searcher::stats() const { return scratch_->beam.stats; }
 
 // Below so many rows comparing all is as fast as walking the graph, and exact.
 static constexpr uint64_t kScanRows = 4096;
-// Filtered searches: a walk compares about so many rows a candidate kept; testing a row against the filter costs this share of comparing it.
-// Both are estimates: they choose the faster way, never the result.
-static constexpr double kWalkRows = 12, kTestCost = 0.3;
+// Testing a row against a filter costs this share of comparing it. An estimate like kWalkRows: it chooses the faster way, never the result.
+static constexpr double kTestCost = 0.3;
 // So many rows are compared at full precision: measured to cost least at any recall. A larger effort refines more, so that the codes set no ceiling.
 static uint32_t refined_rows(uint32_t k, uint32_t ef) { return std::max(std::clamp(ef + ef / 2, k + (k + 4) / 5, 12 * k), ef / 4); }
 
@@ -161,7 +181,8 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     const uint32_t ef = options.ef ? options.ef : index_->ef_for(options.recall_target, k);
     const uint32_t wanted = refined_rows(k, ef);
     View view = data.view;
-    view.pivot_count = data.pivots.load(std::memory_order_acquire);
+    if (const Entrances* const now = data.entrances.load(std::memory_order_acquire))
+        view.pivots = now->slots.data(), view.pivot_codes = now->codes.data(), view.pivot_count = uint32_t(now->slots.size());
 
     Tags::Filter filter;
     std::function<bool(uint32_t)> pass;  // empty: every row may be returned
@@ -177,9 +198,31 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     };
     const bool filtered = options.filter && !(options.filter->all.empty() && options.filter->any.empty() && options.filter->none.empty());
     if (!filtered) {
-        if (rows <= kScanRows) s.beam.scan(view, s.query, std::max(ef, wanted), rows, nullptr, pass);
-        else s.beam.search(view, s.query, ef, wanted);
-        collect();
+        const uint64_t hidden = data.hidden.load(std::memory_order_relaxed), live = data.live.load(std::memory_order_relaxed);
+        bool scan = rows <= kScanRows || hidden > 4 * live;
+        if (!scan) {
+            // Dead rows take places among the candidates: a search keeps more by their share, and goes on where they crowd.
+            uint64_t effort = ef + (hidden ? std::min<uint64_t>(ef, ef * hidden / std::max<uint64_t>(live, 1)) : 0);
+            s.beam.search(view, s.query, uint32_t(effort), std::max<uint32_t>(wanted, uint32_t(wanted * effort / ef)));
+            for (SearchStats spent = s.beam.stats; hidden; spent = s.beam.stats) {
+                uint64_t met = 0;
+                const uint64_t seen = std::min<uint64_t>(effort, s.beam.pool.size());
+                for (uint32_t i = 0; i < seen; ++i) met += !data.dead(s.beam.pool.slot(i));
+                if (4 * met >= 3 * seen || met >= ef) break;
+                effort *= 4;
+                if ((scan = double(effort) * kWalkRows >= double(rows) || effort > kMaxEf)) break;
+                s.beam.search(view, s.query, uint32_t(effort), uint32_t(std::max<uint64_t>(wanted, effort)));
+                data.detours.fetch_add(s.beam.stats.distances, std::memory_order_relaxed);
+                s.beam.stats.distances += spent.distances, s.beam.stats.hops += spent.hops;
+            }
+            collect();
+            scan |= s.slots.size() < std::min<uint64_t>(k, live);
+            if (scan) data.detours.fetch_add(rows, std::memory_order_relaxed);
+        }
+        if (scan) {
+            s.beam.scan(view, s.query, std::max(ef, wanted), rows, nullptr, pass);
+            collect();
+        }
         return refine(k, ids, distances);
     }
 

@@ -76,6 +76,7 @@ class Index {
     const std::string& path() const;   // "" when built in memory
     uint64_t version() const;          // of the content: no two builds share one, and it grows with every snapshot
     uint64_t memory_bytes() const;     // of all sections, wherever they are
+    uint64_t unreachable() const;      // live rows that no way leads to from where searches enter; no writer may be at work
     uint32_t ef_for(float recall_target, uint32_t k) const;  // the measured table
 
  private:

@@ -56,7 +56,7 @@ Prints an index's header: rows, dimension, metric, version, sections, the ef mea
 --sample N: instead, as JSON, the header's main fields and N rows spread over the index with their ids and vectors, to query a service with.
 --nearest K: with each of them, its K nearest of up to a million rows spread over the index ("compared"), found by comparing all: to judge the answers.
 )";
-static const char* const kVerifyHelp = "usage: vnni-search verify FILE\n\nReads every byte; exit status 0 when all checksums and ids are right, else 1 and the reason.\n";
+static const char* const kVerifyHelp = "usage: vnni-search verify FILE\n\nReads every byte and walks the graph; exit status 0 when all checksums and ids are right and every row is reachable, else 1 and the reason.\n";
 static const char* const kPlanHelp = R"(usage: vnni-search plan --n ROWS --d DIMENSION [--metric l2|ip|cosine] [--bits 8|4] [--degree N] [--ids] [--ram BYTES]
 
 Bytes by section for an index of that shape, in each mode, beside hnswlib's FP32. --n takes 4e9. --ids: rows have ids of their own.
@@ -229,7 +229,10 @@ static int verify_main(const std::string& path) {
     OpenOptions options;
     options.mode = Mode::mmap;
     const auto index = Index::open(path, options);
-    std::printf("%s: right (%llu rows, %s)\n", path.c_str(), static_cast<unsigned long long>(index->size()), human_bytes(double(index->memory_bytes())).c_str());
+    const uint64_t unreachable = index->unreachable();
+    if (unreachable)
+        fail(path, ": ", unreachable, " of ", index->size(), " rows are unreachable: searches do not find them. Serve it with --writes and take a snapshot, which links them, or build it anew");
+    std::printf("%s: right (%llu rows, 0 unreachable, %s)\n", path.c_str(), static_cast<unsigned long long>(index->size()), human_bytes(double(index->memory_bytes())).c_str());
     return 0;
 }
 

@@ -31,6 +31,8 @@ inline void prefetch(const void* p, size_t bytes) {
 constexpr uint32_t kNoSlot = 0xffffffff;
 constexpr uint32_t kMaxDim = 4096, kMaxK = 1000, kMaxEf = 1 << 20, kMaxPivots = 1024;
 
+constexpr double kWalkRows = 12;  // a walk compares about so many rows a candidate kept
+
 // How many pivots an index of so many rows has: one in 64 up to 256, one in 256 beyond 65,536 rows. Each costs every query the same.
 constexpr uint32_t pivots_for(uint64_t rows) {
     return uint32_t(std::clamp<uint64_t>(std::max(rows / 256, std::min<uint64_t>(rows / 64, 256)), 1, kMaxPivots));

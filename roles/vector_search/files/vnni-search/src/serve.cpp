@@ -453,6 +453,7 @@ std::string Service::open(const std::string path) {
         const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
         log("info", "serving",
             {{"index", path}, {"version", opened[0]->version()}, {"rows", opened[0]->size()}, {"dim", opened[0]->dim()}, {"seconds", seconds}});
+        if (live && !live->missing().empty()) log("error", "acknowledged writes are missing", {{"index", path}, {"reason", live->missing()}});
         notify_systemd("READY=1\nSTATUS=serving " + path);
     } else {
         ++failed_swaps_;
@@ -536,6 +537,15 @@ std::string Service::metrics() const {
          << usage.ru_majflt << "\n";
     if (current) {
         one("index_rows", "gauge", "Rows that a search can return", current->size());
+        const auto live = [this] {
+            const std::lock_guard lock(mutex_);
+            return live_;
+        }();
+        if (live) {
+            one("index_rows_dead", "gauge", "Deleted rows that the graph still leads over", live->hidden());
+            one("index_rows_reachable_ratio", "gauge", "Share of the live rows that the graph leads to, of a sample of 256", live->reachable());
+            one("log_missing", "gauge", "1 when acknowledged writes could not be replayed: the log says which", int(!live->missing().empty()));
+        }
         one("index_replicas", "gauge", "Copies of the index in memory", nodes_.size());
         one("index_memory_bytes", "gauge", "Bytes of all copies' sections", current->memory_bytes() * nodes_.size());
         family("index_info", "gauge", "The index in service");

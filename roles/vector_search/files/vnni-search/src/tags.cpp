@@ -50,6 +50,11 @@ void Tags::put(uint32_t slot, uint32_t set) {
     }
 }
 
+void Tags::reserve(uint64_t rows) {
+    const std::unique_lock lock(mutex_);
+    set_of_.grow(4 * rows);
+}
+
 void Tags::set(uint32_t slot, std::vector<std::string> tags) {
     check(tags);
     const std::unique_lock lock(mutex_);

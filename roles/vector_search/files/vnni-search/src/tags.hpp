@@ -36,6 +36,7 @@ class Tags {
     static std::shared_ptr<Tags> parse(const std::string& path, const uint8_t* bytes, size_t size, uint64_t rows, uint64_t reserve_rows);
     Region serialize(uint64_t rows) const;
 
+    void reserve(uint64_t rows);  // moves what filters read: no filter may be in use
     void set(uint32_t slot, std::vector<std::string> tags);  // replaces the row's tags
     std::vector<std::string> get(uint32_t slot) const;
     // Lists the candidates when at most `list_below` rows pass.

@@ -88,9 +88,9 @@ uint16_t to_half(float value) {
 
 // --- memory ---
 
-static uint8_t* reserve_aligned(size_t bytes) {
+static uint8_t* reserve_aligned(size_t bytes, int protection = PROT_READ | PROT_WRITE) {
     const size_t span = bytes + kHugePage;
-    void* raw = mmap(nullptr, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* raw = mmap(nullptr, span, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) fail_errno("cannot reserve " + human_bytes(double(bytes)) + " of memory");
     auto* start = static_cast<uint8_t*>(raw);
     auto* aligned = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(start), kHugePage));
@@ -122,7 +122,29 @@ Region Region::file(int fd, const std::string& path, uint64_t offset, size_t byt
     region.data_ = reserve_aligned(region.reserved_);
     if (bytes && mmap(region.data_, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, off_t(offset)) == MAP_FAILED)
         fail_errno(path + ": cannot map " + human_bytes(double(bytes)));
+    region.mapped_ = round_up(bytes, size_t(sysconf(_SC_PAGESIZE)));
     return region;
+}
+
+void Region::grow(size_t reserve) {
+    reserve = round_up(reserve, kHugePage);
+    if (reserve <= reserved_) return;
+    uint8_t* const to = reserve_aligned(reserve, PROT_NONE);
+    const auto move = [&](size_t begin, size_t end, size_t new_end) {
+        return mremap(data_ + begin, end - begin, new_end - begin, MREMAP_MAYMOVE | MREMAP_FIXED, to + begin) != MAP_FAILED;
+    };
+    // The part that becomes larger goes first: it alone can lack memory.
+    const bool tail = mapped_ < reserved_
+                          ? move(mapped_, reserved_, reserve)
+                          : mmap(to + mapped_, reserve - mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+    if (!tail) {
+        const int error = errno;
+        munmap(to, reserve);
+        errno = error;
+        fail_errno("cannot grow to " + human_bytes(double(reserve)) + " of memory");
+    }
+    if (mapped_ && !move(0, mapped_, mapped_)) std::abort();  // half moved: nothing that follows could be right
+    data_ = to, reserved_ = reserve;
 }
 
 Region::~Region() {
@@ -133,6 +155,7 @@ void Region::swap(Region& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     std::swap(reserved_, other.reserved_);
+    std::swap(mapped_, other.mapped_);
 }
 
 // --- files ---

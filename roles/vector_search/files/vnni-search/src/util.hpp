@@ -52,6 +52,9 @@ class Region {
     static Region anonymous(size_t bytes, size_t reserve = 0, int numa_node = -1);
     // The first `bytes` are the file's (copy-on-write), the rest of `reserve` is anonymous.
     static Region file(int fd, const std::string& path, uint64_t offset, size_t bytes, size_t reserve = 0);
+    // Reserves at least so much; what is there moves with its pages, so nobody may use the old address meanwhile. Throws Error and changes
+    // nothing when the system has no room.
+    void grow(size_t reserve);
     Region(Region&& other) noexcept { swap(other); }
     Region& operator=(Region&& other) noexcept { swap(other); return *this; }
     ~Region();
@@ -65,7 +68,7 @@ class Region {
  private:
     void swap(Region&) noexcept;
     uint8_t* data_ = nullptr;
-    size_t size_ = 0, reserved_ = 0;
+    size_t size_ = 0, reserved_ = 0, mapped_ = 0;  // mapped_: the first bytes that are a file's, whole pages
 };
 
 // A file descriptor that closes itself.

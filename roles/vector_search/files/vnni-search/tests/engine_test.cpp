@@ -457,7 +457,7 @@ TEST_CASE("upserts, deletes, replay, snapshots and consolidation agree with a ma
     }
 }
 
-TEST_CASE("a torn record is cut off, a damaged one refused") {
+TEST_CASE("a torn record is cut off, from a damaged one on the writes are set aside") {
     const Directory dir;
     const auto rows = random_rows(100, 4, 1);
     const auto built = build_from(dir, rows, 4, {});
@@ -477,10 +477,58 @@ TEST_CASE("a torn record is cut off, a damaged one refused") {
         CHECK(LiveIndex(dir / "i", dir / "copy", live).view()->size() == 109);
         CHECK(fs::file_size(dir / "copy.1") == size - record);
     }
+    const std::vector<float> vector(rows.begin(), rows.begin() + 4);
+    const auto opens_with = [&](uint64_t rows, const char* missing) {
+        fs::remove(dir / "copy.1.lost");
+        {
+            LiveIndex index(dir / "i", dir / "copy", live);
+            CHECK(index.view()->size() == rows);
+            CHECK(index.missing().find(missing) != std::string::npos);
+            CHECK(fs::file_size(dir / "copy.1.lost") == size);
+            const uint64_t id = 5000;
+            index.upsert(&id, vector.data(), 1);
+        }
+        LiveIndex again(dir / "i", dir / "copy", live);  // what is written from there on is replayed
+        CHECK(again.view()->size() == rows + 1);
+        CHECK(again.missing() == "");
+    };
     copy_with_flip(dir / "log.1", dir / "copy.1", size - 5 * record + 20);
-    CHECK_THROWS_WITH_AS(LiveIndex(dir / "i", dir / "copy", live), doctest::Contains("damaged"), Error);
+    opens_with(105, "is damaged");
     copy_with_flip(dir / "log.1", dir / "copy.1", 10);
-    CHECK_THROWS_AS(LiveIndex(dir / "i", dir / "copy", live), Error);
+    opens_with(100, "not a log");
+    copy_with_flip(dir / "log.1", dir / "copy.1", size - 3 * record + 1);  // a length
+    fs::copy_file(dir / "log.1", dir / "copy.2");                          // a log behind the damage is not replayed over the gap
+    opens_with(107, "and so are the logs that follow");
+    CHECK(fs::exists(dir / "copy.2.lost"));
+}
+
+TEST_CASE("a full index takes updates and deletes, logs nothing that it refuses, and replays what it acknowledged") {
+    const Directory dir;
+    const uint32_t dim = 8;
+    const auto rows = random_rows(600, dim, 1), others = random_rows(600, dim, 2);
+    const auto built = build_from(dir, rows, dim, {});
+    write_index(built->data(), built->header(), dir / "i");
+    LiveOptions live;
+    live.capacity = 600, live.consolidate_share = 2, live.sync = Sync::never;
+    std::vector<uint64_t> ids(600);
+    for (uint64_t i = 0; i < 600; ++i) ids[i] = i;
+    auto index = std::make_unique<LiveIndex>(dir / "i", dir / "log", live);
+    const auto size = [&] { return fs::file_size(dir / "log.1"); };
+    for (int round = 0; round < 30; ++round) index->upsert(ids.data(), round % 2 ? rows.data() : others.data(), 600);
+    CHECK(index->view()->data().rows < 6000);  // slots are used again
+    const uint64_t before = size(), fresh = 1000;
+    CHECK_THROWS_WITH_AS(index->upsert(&fresh, rows.data(), 1), doctest::Contains("full: 600 rows of a capacity of 600, and 1 of these ids"), Error);
+    CHECK(size() == before);
+    CHECK(index->erase(ids.data(), 1) == 1);
+    index->upsert(&fresh, rows.data(), 1);
+    live.capacity = 100;  // a lower one refuses no start
+    for (int again = 0; again < 2; ++again) {
+        index = nullptr, index = std::make_unique<LiveIndex>(dir / "i", dir / "log", live);
+        CHECK(index->view()->size() == 600);
+        CHECK(index->missing() == "");
+        CHECK(index->view()->unreachable() == 0);
+        index->upsert(&fresh, others.data(), 1);
+    }
 }
 
 TEST_CASE("readers, writer and consolidation side by side") {
