@@ -36,7 +36,7 @@ struct LiveOptions {
     Sync sync = Sync::always;
     double interval = 1;                       // seconds
     double consolidate_share = 0.1;            // of the rows hidden, from which the background repairs; above 1: never
-    uint64_t capacity = uint64_t(kNoSlot) / 8 * 7;  // live rows, from which new ids are refused; updates and deletes never are
+    uint64_t capacity = uint64_t(kNoSlot) - 1; // live rows, from which new ids are refused; updates and deletes never are
 };
 
 class LiveIndex {

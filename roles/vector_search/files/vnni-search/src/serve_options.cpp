@@ -90,7 +90,7 @@ std::vector<Option> option_table(Options& o, size_t& workers) {
         {"admin-key-file", "FILE", "the same for the admin listener", [&](auto& v) { o.admin_key = read_key(v); }},
         {"writes", "SYNC", "take writes at the admin listener; their log, FILE.log.N, is synced always, at an interval (1 s) or never [no writes]",
          [&](auto& v) { o.writes = sync_from(v); }},
-        {"capacity", "ROWS", "with --writes, the rows that address space is reserved for; a swap needs it twice [4294967294]",
+        {"capacity", "ROWS", "with --writes, the rows from which new ids are refused; updates and deletes are always taken [4294967294]",
          [&](auto& v) { o.capacity = number<uint64_t>(v, 1, LiveOptions().capacity); }},
         {"cpus", "CPULIST", "CPUs for the workers, such as 0-3,8; one worker a physical core [the affinity mask]",
          [&](auto& v) { o.cpus = parse_cpulist(v); }},

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +20,30 @@
 
 using namespace vnni;
 namespace fs = std::filesystem;
+
+// A file system that lies: the next so many calls fail, a write after half of its bytes.
+namespace faults {
+std::atomic<int> writes{0}, syncs{0}, cuts{0};
+std::atomic<int> error{EIO};
+bool strikes(std::atomic<int>& left) {
+    int n = left;
+    while (n > 0 && !left.compare_exchange_weak(n, n - 1)) {}
+    if (n > 0) errno = error;
+    return n > 0;
+}
+}  // namespace faults
+
+extern "C" {
+ssize_t pwrite(int fd, const void* bytes, size_t n, off_t at) {
+    if (!faults::strikes(faults::writes)) return syscall(SYS_pwrite64, fd, bytes, n, at);
+    if (n > 1) syscall(SYS_pwrite64, fd, bytes, n / 2, at);
+    errno = faults::error;
+    return -1;
+}
+int fdatasync(int fd) { return faults::strikes(faults::syncs) ? -1 : int(syscall(SYS_fdatasync, fd)); }
+int fsync(int fd) { return faults::strikes(faults::syncs) ? -1 : int(syscall(SYS_fsync, fd)); }
+int ftruncate(int fd, off_t n) noexcept { return faults::strikes(faults::cuts) ? -1 : int(syscall(SYS_ftruncate, fd, n)); }
+}
 
 namespace {
 
@@ -571,16 +596,91 @@ TEST_CASE("readers, writer and consolidation side by side") {
     CHECK(searches > 0);
 }
 
+TEST_CASE("a disk that fails loses nothing acknowledged and brings back nothing refused") {
+    const Directory dir;
+    const uint32_t dim = 4;
+    const auto rows = random_rows(400, dim, 1);
+    const auto built = build_from(dir, rows, dim, {});
+    for (const Sync sync : {Sync::always, Sync::never}) {
+        const std::string path = dir / (sync == Sync::always ? "always" : "never");
+        write_index(built->data(), built->header(), path);
+        LiveOptions live;
+        live.sync = sync, live.consolidate_share = 2;
+        auto index = std::make_unique<LiveIndex>(path, path + ".log", live);
+        std::set<uint64_t> model;
+        for (uint64_t id = 0; id < 400; ++id) model.insert(id);
+        Random random{5};
+        int refused = 0;
+        for (int i = 0; i < 600; ++i) {
+            const uint64_t ids[2] = {random.below(600), random.below(600)};
+            faults::error = random.below(2) ? ENOSPC : EIO;
+            if (random.below(4) == 0) faults::writes = 1;
+            if (random.below(4) == 0) faults::syncs = 1;
+            if (random.below(8) == 0) faults::cuts = 1;
+            try {
+                const uint64_t what = random.below(40);
+                if (what == 0) index->snapshot();
+                else if (what < 20) index->upsert(ids, &rows[random.below(399) * dim], 2), model.insert({ids[0], ids[1]});
+                else index->erase(ids, 2), model.erase(ids[0]), model.erase(ids[1]);
+            } catch (const Error&) {
+                ++refused;
+            }
+            faults::writes = faults::syncs = 0;
+            if (i % 25 == 0) {
+                faults::cuts = 0;
+                index->erase(ids, 2), model.erase(ids[0]), model.erase(ids[1]);  // which takes back what a write before may have left
+                index = nullptr;
+                index = std::make_unique<LiveIndex>(path, path + ".log", live);
+                CHECK(index->missing() == "");
+            }
+            std::set<uint64_t> there;
+            const IndexData& data = index->view()->data();
+            for (uint32_t slot = 0; slot < data.rows; ++slot)
+                if (!data.dead(slot)) there.insert(data.id_of(slot));
+            REQUIRE(there == model);
+        }
+        faults::cuts = 0;
+        CHECK(refused > 50);
+    }
+}
+
+TEST_CASE("when the log cannot be synced in time a snapshot makes good what was acknowledged") {
+    const Directory dir;
+    const auto rows = random_rows(100, 4, 1);
+    const auto built = build_from(dir, rows, 4, {});
+    write_index(built->data(), built->header(), dir / "i");
+    LiveOptions live;
+    live.sync = Sync::interval, live.interval = 0.01;
+    LiveIndex index(dir / "i", dir / "log", live);
+    const uint64_t content = read_header(File(dir / "i", O_RDONLY)).content;
+    faults::syncs = 1;
+    uint64_t id = 1000;
+    index.upsert(&id, rows.data(), 1);
+    for (int i = 0; i < 1000 && read_header(File(dir / "i", O_RDONLY)).content == content; ++i) usleep(10000);
+    const Header h = read_header(File(dir / "i", O_RDONLY));
+    CHECK(h.content > content);
+    CHECK(h.live == 101);
+    for (int i = 0;; ++i) {  // until the snapshot is done writes are refused
+        try {
+            index.upsert(&++id, rows.data(), 1);
+            break;
+        } catch (const Error& e) {
+            CHECK(std::string(e.what()).find("cannot sync") != std::string::npos);
+            REQUIRE(i < 1000);
+            usleep(10000);
+        }
+    }
+}
+
 TEST_CASE("kill -9 at any moment loses nothing acknowledged and adds nothing") {
     const Directory dir;
     const auto rows = random_rows(300, 4, 1);
     const auto built = build_from(dir, rows, 4, {});
     write_index(built->data(), built->header(), dir / "i");
-    LiveOptions live;
-    live.capacity = 100000;
+    LiveOptions live;  // full now and then, while the background consolidates
+    live.capacity = 300 + 700, live.consolidate_share = 0.02, live.interval = 0.01;
     const char* const rounds = std::getenv("VNNI_SEARCH_KILLS");
     std::map<uint64_t, bool> acknowledged;  // id -> there
-    uint64_t next = 1000;
     Random random{11};
     for (int round = 0; round < (rounds ? std::atoi(rounds) : 20); ++round) {
         int pipe_ends[2];
@@ -589,14 +689,16 @@ TEST_CASE("kill -9 at any moment loses nothing acknowledged and adds nothing") {
         if (child == 0) {  // op, id before; op | 16, id after it was acknowledged
             LiveIndex index(dir / "i", dir / "log", live);
             Random choose{uint64_t(round)};
-            for (uint64_t id = next;; ++id) {
+            for (;;) {
+                const uint64_t id = 1000 + choose.below(700);
                 const auto say = [&](uint64_t what, uint64_t which) {
                     const uint64_t message[2] = {what, which};
                     if (write(pipe_ends[1], message, 16) != 16) _exit(1);
                 };
                 if (choose.below(10) == 0) index.snapshot();
-                say(1, id), index.upsert(&id, rows.data(), 1), say(17, id);
-                const uint64_t victim = 1000 + choose.below(id - 999);
+                say(1, id), index.upsert(&id, &rows[choose.below(300) * 4], 1), say(17, id);
+                const uint64_t victim = 1000 + choose.below(700);
+                if (choose.below(20) == 0) index.consolidate();
                 if (choose.below(3) == 0) say(2, victim), index.erase(&victim, 1), say(18, victim);
             }
         }
@@ -608,10 +710,11 @@ TEST_CASE("kill -9 at any moment loses nothing acknowledged and adds nothing") {
         while (read(pipe_ends[0], message, 16) == 16) {
             if (message[0] < 16) open_id = message[1];
             else acknowledged[message[1]] = message[0] == 17, open_id = 0;
-            next = std::max(next, message[1] + 1);
         }
         close(pipe_ends[0]);
         LiveIndex index(dir / "i", dir / "log", live);
+        CHECK(index.missing() == "");
+        CHECK(index.view()->unreachable() == 0);
         std::set<uint64_t> there;
         const IndexData& data = index.view()->data();
         for (uint32_t slot = 0; slot < data.rows; ++slot)

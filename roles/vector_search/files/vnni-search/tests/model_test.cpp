@@ -262,6 +262,74 @@ void Sequence::run() {
     if (double(hits_) < 0.9 * double(wanted_)) wrong("recall " + std::to_string(double(hits_) / double(wanted_)));
 }
 
+// Rows that were all replaced ten times over are found as well, and at the cost, as in an index built of them.
+void turnovers(uint64_t seed) {
+    constexpr uint32_t dim = 16, rows = 6000, k = 10;
+    Random random{seed};
+    std::vector<float> centres(40 * dim);
+    for (float& x : centres) x = float(random.below(6001)) / 1000 - 3;
+    const auto make = [&](float* out) {
+        const size_t c = random.below(40);
+        for (uint32_t j = 0; j < dim; ++j) out[j] = centres[c * dim + j] + float(random.below(2001) + random.below(2001)) / 1000 - 2;
+    };
+    const fs::path directory = fs::temp_directory_path() / ("vnni-churn-" + std::to_string(getpid()));
+    fs::create_directories(directory);
+    struct Remove {
+        const fs::path& path;
+        ~Remove() { fs::remove_all(path); }
+    } const remove{directory};
+    std::vector<float> now(rows * dim);
+    const auto fresh = [&](const std::string& name) {
+        std::ofstream file(directory / "rows.fvecs", std::ios::binary);
+        for (uint32_t i = 0; i < rows; ++i) file.write(reinterpret_cast<const char*>(&dim), 4).write(reinterpret_cast<const char*>(&now[i * dim]), 4 * dim);
+        file.close();
+        BuildOptions options;
+        options.measure = false;
+        const auto built = build(Vectors(directory / "rows.fvecs"), options);
+        write_index(built->data(), built->header(), directory / name);
+        return built;
+    };
+    for (uint32_t i = 0; i < rows; ++i) make(&now[i * dim]);
+    fresh("churned");
+    LiveOptions options;
+    options.sync = Sync::never, options.interval = 0.01;
+    LiveIndex index(directory / "churned", directory / "log", options);
+    std::vector<uint64_t> ids(rows);
+    for (uint32_t i = 0; i < rows; ++i) ids[i] = i;
+    for (int turn = 0; turn < 10; ++turn) {
+        for (uint32_t i = rows; i > 1; --i) std::swap(ids[i - 1], ids[random.below(i)]);
+        for (uint32_t i = 0; i < rows; i += 100) {
+            std::vector<float> vectors(100 * dim);
+            for (uint32_t r = 0; r < 100; ++r) make(&vectors[r * dim]), std::copy_n(&vectors[r * dim], dim, &now[ids[i + r] * dim]);
+            index.upsert(&ids[i], vectors.data(), 100);
+        }
+    }
+    index.consolidate();
+    if (index.view()->unreachable()) fail("ten turnovers: ", index.view()->unreachable(), " rows are unreachable");
+    const auto built = fresh("fresh");
+    Searcher churned(index.view()), again(built);
+    std::vector<uint32_t> all(rows);
+    for (uint32_t i = 0; i < rows; ++i) all[i] = i;
+    double recall[2] = {0, 0}, cost[2] = {0, 0};
+    constexpr uint32_t queries = 500;
+    std::vector<float> query(dim);
+    for (uint32_t q = 0; q < queries; ++q) {
+        make(query.data());
+        uint64_t truth[k], got[k];
+        float distances[k];
+        again.exact(query.data(), all.data(), rows, k, truth);
+        SearchOptions search;
+        search.k = k, search.ef = 10;
+        for (Searcher* searcher : {&churned, &again}) {
+            const uint32_t n = searcher->search(query.data(), search, got, distances);
+            for (uint32_t i = 0; i < n; ++i) recall[searcher == &again] += double(std::count(truth, truth + k, got[i])) / (k * queries);
+            cost[searcher == &again] += double(searcher->stats().distances) / queries;
+        }
+    }
+    std::printf("ten turnovers: recall %.4f, of a fresh build %.4f; rows compared %.0f, of a fresh build %.0f\n", recall[0], recall[1], cost[0], cost[1]);
+    if (recall[0] < 0.99 * recall[1] || cost[0] > 1.1 * cost[1]) fail("ten turnovers: worse than a fresh build by more than 1 % of recall or 10 % of rows compared");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -274,6 +342,12 @@ int main(int argc, char** argv) {
             std::fprintf(stderr, "%s\n", e.what());
             ++failed;
         }
+    }
+    try {
+        turnovers(first);
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "%s\n", e.what());
+        ++failed;
     }
     std::printf("%llu sequences, %llu wrong\n", static_cast<unsigned long long>(sequences), static_cast<unsigned long long>(failed));
     return failed != 0;
