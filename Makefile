@@ -4,12 +4,12 @@
 #   make node    turn this machine into a tuned, audited AI inference node   (ARGS="--check --diff" shows what it would do)
 #   make test    the whole test suite, on a Debian 12 or 13 machine as root; about forty minutes on two cores
 #   make check   the quick part of it: lint, unit tests, the search engine's own tests; a few minutes
-#   make soak    the engine under sanitizer, fuzzer and kills; an hour
+#   make soak    the engine under sanitizer, fuzzer, kills and random sequences; an hour and a half
 #   make search  only the search engine, as build/vnni-search
 #   make setup   only the environment in .venv: afterwards .venv/bin/ansible -m ainode.cpu.node_facts localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup node check lint unit hostile search service sanity integration molecule molecule-vm hosts benchmark frameworks models model-hosts demo test soak tsan fuzz crash bench-search bench-models bench-tasks
+.PHONY: help setup node check lint unit hostile search service sanity integration molecule molecule-vm hosts benchmark frameworks models model-hosts demo test soak tsan fuzz crash model bench-search bench-models bench-tasks
 
 # What the caller has set for programs of their own must not change what these do: of all variables of Python, pip and Ansible those stay that say how
 # packages are reached, where secrets are and how output looks.
@@ -115,13 +115,17 @@ test: search setup-test
 	@python3 tests/run_groups.py molecule-vm model-hosts integration molecule demo models benchmark hosts frameworks hostile sanity service bench-tasks
 
 # The engine under a thread sanitizer, under a fuzzer for millions of runs, and killed at 200 random moments: an hour, so not part of make test.
-soak: tsan fuzz crash
+soak: tsan fuzz crash model
 tsan: setup-test
 	$(ENGINE)/tests/tsan.sh build/tsan $(CURDIR)/$(BIN)/python
 fuzz:
 	$(ENGINE)/tests/fuzz.sh build/fuzz
 crash: search setup-test
 	VNNI_SEARCH=$(CURDIR)/build/vnni-search VNNI_SEARCH_KILLS=200 $(BIN)/pytest -q -s $(ENGINE)/tests/serve_test.py -k kill_at
+
+# Random sequences of writes, crashes and restarts beside a map of the rows; from another seed each day.
+model: search
+	build/vnni-search.d/model_test 10000 $$(date +%Y%m%d0000)
 
 bench-search: search
 	tests/bench_search/run.sh
