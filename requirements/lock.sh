@@ -5,7 +5,7 @@
 set -eu
 
 cd "$(dirname "$0")"
-for name in node test; do
+for name in node test clients; do
     uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links --output-file "$name.txt" "$name.in"
 done

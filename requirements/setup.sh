@@ -2,13 +2,15 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Make .venv from the hash-pinned requirements: `setup.sh node` for the play alone, `setup.sh test` for the test suite too.
+# `setup.sh clients` makes build/clients, of other projects' clients of the inference protocol, which want other versions.
 # Installs Debian's python3-venv when it is missing and we are root; otherwise says what to install.
 set -eu
 unset CDPATH
 
-kind=${1:?"usage: setup.sh node|test"}
+kind=${1:?"usage: setup.sh node|test|clients"}
 cd "$(dirname "$0")/.."
 venv=.venv
+[ "$kind" != clients ] || venv=build/clients
 python=${PYTHON:-python3}
 stamp=$venv/.$kind-$(sha256sum "requirements/$kind.txt" | cut -c1-16)
 
@@ -40,4 +42,4 @@ echo "setup: making $venv ($kind) with $("$python" -V)"
 "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes --only-binary :all: -r "requirements/$kind.txt"
 touch "$stamp"
 # The environment of the tests holds the controller's too.
-[ "$kind" = node ] || touch "$venv/.node-$(sha256sum requirements/node.txt | cut -c1-16)"
+[ "$kind" != test ] || touch "$venv/.node-$(sha256sum requirements/node.txt | cut -c1-16)"
