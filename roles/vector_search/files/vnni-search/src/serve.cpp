@@ -82,6 +82,7 @@ microseconds watchdog_interval() {
 constexpr double kBuckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};  // s
 constexpr size_t kBucketCount = std::size(kBuckets) + 1;
 const std::string kDraining = "the server is draining";
+const std::set<std::string> kChanges{"/admin/swap", "/admin/upsert", "/admin/delete", "/admin/snapshot", "/admin/consolidate"};
 
 using Replicas = std::vector<std::shared_ptr<const Index>>;  // copies of one index, in the order of Service::nodes_
 
@@ -114,6 +115,7 @@ class Service {
           states_(o.cpus.size()),
           nodes_(o.replicas ? nodes_of(o.cpus) : std::vector<int>{o.open.numa_node}),
           replica_of_(replicas_of(o.cpus, nodes_)),
+          results_(o.max_results, o.http.peer_percent),
           server_(o.http, static_cast<unsigned>(o.io_threads ? o.io_threads : (o.cpus.size() + 7) / 8), encode_error),
           pool_(o.cpus, o.queue, [this](size_t worker) {
               const auto current = replicas();
@@ -132,12 +134,13 @@ class Service {
     std::string path_ = options_.index, file_;                          // as it was named, and the file that the name stood for
     std::string not_ready_ = "the index is being opened and verified";  // why there is no index
     bool stopping_ = false;
-    std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0}, upserted_{0}, erased_{0};
+    std::atomic<uint64_t> swaps_{0}, failed_swaps_{0}, rejected_{0}, refused_results_{0}, abandoned_{0}, upserted_{0}, erased_{0};
     std::atomic<bool> opening_{false};
 
     std::vector<WorkerState> states_;
     const std::vector<int> nodes_;          // where a copy of the index lies; -1: wherever
     const std::vector<size_t> replica_of_;  // which copy a worker searches: the one on its node
+    Budget results_;  // before the server, whose answers hold of it
     http::Server server_;
     WorkerPool pool_;
     Errands changes_, upkeep_;
@@ -169,7 +172,8 @@ class Service {
 
     std::string open(std::string path);
 
-    void route(http::Request request, http::Reply reply, bool admin);
+    std::optional<http::Response> admit(const http::Request& request, bool admin) const;
+    std::string why_refused(const InferRequest& request, const Index& index) const;
     void infer(http::Request request, http::Reply reply);
     void administer(http::Request request, http::Reply reply);
     http::Response write(const http::Request& request);
@@ -194,12 +198,24 @@ struct SearchJob : Job {
         : service(service), request(std::move(request)), reply(std::move(reply)), replicas(std::move(replicas)), index(this->replicas->front().get()) {}
 
     size_t prepare() override {
+        if (*request.gone) return abandon(), 0;
         try {
             infer = parse_infer(request.body, request.inference_header_length, {.dim = index->dim(), .max_queries = service.options_.max_queries},
                                 service.options_.defaults);
             request.body = {};
-            ids.resize(infer.n * infer.k);
-            distances.resize(infer.n * infer.k);
+            if (const std::string why = service.why_refused(infer, *index); !why.empty()) throw ProtocolError(413, why);
+            const size_t count = infer.n * infer.k, bytes = count * (sizeof(int64_t) + sizeof(float)) + encoded_bytes(infer, service.options_.name);
+            if (const size_t most = service.results_.most(request.peer); bytes > most + Hold::kFree)
+                throw ProtocolError(413, "n × k = " + std::to_string(count) + " results need " + std::to_string(bytes) + " bytes; a client may hold " +
+                                             std::to_string(most) + " (--max-results, --peer-share): ask for fewer at a time, or for binary ones");
+            results = std::make_shared<Hold>(service.results_, request.peer);
+            if (!results->resize(bytes) || !request.hold->resize(infer.queries.size() * sizeof(float))) {
+                ++service.refused_results_;
+                reply(busy("the requests under way use up the memory for results"));
+                return 0;
+            }
+            ids.resize(count);
+            distances.resize(count);
             options = {.k = infer.k, .ef = infer.ef, .recall_target = infer.recall_target, .filter = infer.filter ? &*infer.filter : nullptr};
             return infer.n;
         } catch (const ProtocolError& e) {
@@ -216,7 +232,13 @@ struct SearchJob : Job {
         try {
             state.use((*replicas)[service.replica_of_[worker]]);
             uint64_t compared = 0, hops = 0, refined = 0;
-            for (size_t i = begin; i < end; ++i) {
+            size_t done = 0;
+            for (size_t i = begin; i < end && !abandoned; ++i, ++done) {
+                if (*request.gone) {
+                    abandoned = true;
+                    break;
+                }
+                service.pool_.beat(worker);
                 int64_t* row_ids = ids.data() + i * infer.k;
                 float* row_distances = distances.data() + i * infer.k;
                 const uint32_t found =
@@ -226,7 +248,7 @@ struct SearchJob : Job {
                 hops += state.searcher->stats().hops;
                 refined += state.searcher->stats().refined;
             }
-            state.queries += end - begin;
+            state.queries += done;
             state.distances += compared;
             state.hops += hops;
             state.refined += refined;
@@ -240,6 +262,7 @@ struct SearchJob : Job {
     }
 
     void finish(size_t worker) override {
+        if (abandoned) return abandon();
         http::Response response;
         try {
             if (!failed.empty()) {
@@ -252,6 +275,9 @@ struct SearchJob : Job {
                 response = json_response(std::move(encoded.body));
                 response.inference_header_length = encoded.header_length;
                 if (encoded.header_length) response.content_type = "application/octet-stream";
+                ids = {}, distances = {}, infer.queries = {};
+                results->resize(response.body.capacity());
+                response.hold = std::move(results);
             }
         } catch (const std::exception& e) {
             log("error", "an answer could not be encoded", {{"reason", e.what()}});
@@ -265,6 +291,12 @@ struct SearchJob : Job {
         reply(std::move(response));
     }
 
+    /// Nobody waits for the answer; who has closed only the sending side can still read this one.
+    void abandon() {
+        ++service.abandoned_;
+        reply(error_response(400, "the connection's sending side was closed before the answer was ready: keep it open"));
+    }
+
     Service& service;
     http::Request request;
     const http::Reply reply;
@@ -275,6 +307,8 @@ struct SearchJob : Job {
     SearchOptions options;
     std::vector<int64_t> ids;
     std::vector<float> distances;
+    std::shared_ptr<Hold> results;  // what these hold of the budget for results
+    std::atomic<bool> abandoned{false};
     std::mutex failure_mutex;
     std::string refused, failed;
 };
@@ -329,31 +363,51 @@ std::optional<http::Response> Service::describe(std::string_view path, bool& is_
     return json_response(encode_model_metadata(options_.name, std::to_string(current->version()), current->dim()));
 }
 
-void Service::route(http::Request request, http::Reply reply, bool admin) {
-    const std::string& key = admin ? options_.admin_key : options_.api_key;
-    const bool probe = request.path.starts_with("/v2/health/");
-    constexpr std::string_view bearer = "Bearer ";
-    if (!key.empty() && !probe) {
-        const bool has_key = request.authorization.starts_with(bearer);
-        if (!has_key || !same_secret(std::string_view(request.authorization).substr(bearer.size()), key))
-            return reply(error_response(401, "a valid API key is required"));
-    }
-    if (!request.content_encoding.empty() && request.content_encoding != "identity")
-        return reply(error_response(415, "Content-Encoding " + request.content_encoding + " is not supported"));
+/// Why a request costs more than one may, or nothing. The measure is queries × ef × dimensions. With a filter a search may
+/// have to look at sqrt(ef × rows / 3) times as much as an ef of 1 does, whatever the filter selects.
+std::string Service::why_refused(const InferRequest& request, const Index& index) const {
+    const double rows = static_cast<double>(index.size());
+    double ef = request.ef ? request.ef : index.ef_for(request.recall_target, request.k);
+    if (request.filter) ef = std::max(ef, std::sqrt(ef * rows / 3));
+    ef = std::ceil(std::min(ef, std::max(rows, 1.0)));
+    const double cost = static_cast<double>(request.n) * ef * index.dim();
+    if (cost <= static_cast<double>(options_.max_cost)) return "";
+    std::ostringstream why;
+    why.precision(15);
+    why << request.n << " queries × " << (request.filter ? "ef with this filter " : "ef ") << ef << " × " << index.dim() << " dimensions = " << cost
+        << " is more work than one request may ask for, " << options_.max_cost << " (--max-cost): send fewer queries at a time, or a smaller ef";
+    return why.str();
+}
 
-    const auto only = [&](const std::string& method) {
-        if (request.method == method) return true;
-        auto response = error_response(405, "use " + method);
+/// What is decided on the header alone: the key, then the path, then the method. Nothing: the request needs its body.
+std::optional<http::Response> Service::admit(const http::Request& request, bool admin) const {
+    const std::string& key = admin ? options_.admin_key : options_.api_key;
+    if (!key.empty() && !request.path.starts_with("/v2/health/") && !same_secret(bearer_key(request.authorization), key))
+        return error_response(401, "a valid API key is required, as \"Authorization: Bearer KEY\"");
+
+    const auto only = [&](const char* method) -> std::optional<http::Response> {
+        if (request.method == method) return std::nullopt;
+        auto response = error_response(405, std::string("use ") + method);
         response.allow = method;
-        return reply(std::move(response)), false;
+        return response;
     };
-    if (admin && request.path == "/admin/status") return only("GET") ? reply(status()) : void();
-    if (admin && request.path.starts_with("/admin/")) return only("POST") ? administer(std::move(request), std::move(reply)) : void();
+    const auto body = [&]() -> std::optional<http::Response> {
+        if (auto wrong = only("POST")) return wrong;
+        if (request.content_encoding.empty() || request.content_encoding == "identity") return std::nullopt;
+        return error_response(415, "Content-Encoding " + request.content_encoding + " is not supported: send the body as it is");
+    };
+    if (admin && request.path == "/admin/status") return only("GET").value_or(status());
+    if (admin && kChanges.contains(request.path)) return body();
     bool is_infer = false;
     auto description = describe(request.path, is_infer);
-    if (is_infer) return only("POST") ? infer(std::move(request), reply) : void();
-    if (!description) return reply(error_response(404, "there is nothing at " + request.path));
-    if (description->status == 404 || only("GET")) reply(std::move(*description));
+    if (is_infer) {
+        auto refused = body();
+        return !refused && !index() ? error_response(503, not_ready()) : refused;
+    }
+    if (!description) return error_response(404, "there is nothing at " + request.path);
+    if (description->status == 404) return description;
+    auto refused = only("GET");
+    return refused ? std::move(refused) : std::move(description);
 }
 
 /// Everything that changes the index waits its turn.
@@ -379,8 +433,6 @@ void Service::administer(http::Request request, http::Reply reply) {
 /// Carries out a write and says what it did, once the log has it. Throws ProtocolError for what the client can mend, Error for the rest.
 http::Response Service::write(const http::Request& request) {
     const std::string operation = request.path.substr(std::strlen("/admin/"));
-    if (operation != "upsert" && operation != "delete" && operation != "snapshot" && operation != "consolidate")
-        throw ProtocolError(404, "there is nothing at " + request.path);
     if (!options_.writes) throw ProtocolError(409, "this server only reads its index; start it with --writes");
     std::unique_lock lock(mutex_);
     const auto live = live_;
@@ -520,11 +572,18 @@ std::string Service::metrics() const {
         if (const uint64_t n = http.responses[code]) text << "vnni_search_http_responses_total{code=\"" << code << "\"} " << n << "\n";
     family("rejected_total", "counter", "Requests and connections turned away for load");
     text << "vnni_search_rejected_total{reason=\"queue\"} " << rejected_ << "\nvnni_search_rejected_total{reason=\"connections\"} "
-         << http.refused_connections << "\nvnni_search_rejected_total{reason=\"bodies\"} " << http.refused_bodies << "\n";
+         << http.refused_connections << "\nvnni_search_rejected_total{reason=\"bodies\"} " << http.refused_bodies
+         << "\nvnni_search_rejected_total{reason=\"results\"} " << refused_results_ << "\n";
+    one("abandoned_total", "counter", "Requests given up as their clients were gone", abandoned_.load());
+    one("silent_connections_closed_total", "counter", "Connections without a request that gave way to new ones", http.closed_for_others.load());
+    family("held_bytes", "gauge", "Memory that requests under way hold of their bounds");
+    text << "vnni_search_held_bytes{of=\"bodies\"} " << server_.body_bytes() << "\nvnni_search_held_bytes{of=\"results\"} " << results_.held() << "\n";
     one("connections", "gauge", "Open connections", http.connections.load());
     one("queue_depth", "gauge", "Queries waiting for a worker", pool_.waiting());
     one("queue_capacity", "gauge", "Queries that may wait", options_.queue);
     one("workers", "gauge", "Worker threads", pool_.workers());
+    one("worker_silence_seconds", "gauge", "The longest time since a worker's last sign of life, one a query and, when idle, one a second",
+        std::chrono::duration<double>(pool_.oldest_heartbeat()).count());
     one("upserted_total", "counter", "Rows inserted or replaced", upserted_.load());
     one("deleted_total", "counter", "Rows deleted", erased_.load());
     one("index_swaps_total", "counter", "Indexes taken into service", swaps_.load());
@@ -559,13 +618,11 @@ std::string Service::metrics() const {
 
 int Service::run() {
     const auto listen = [this](const std::string& address, bool admin) {
-        const std::string bound = server_.listen(address, [this, admin](http::Request request, http::Reply reply) {
-            try {
-                route(std::move(request), reply, admin);
-            } catch (const ProtocolError& e) {
-                reply(error_response(e.status, e.what()));
-            }
-        });
+        const std::string bound = server_.listen(
+            address, {.admit = [this, admin](const http::Request& request) { return admit(request, admin); },
+                      .answer = [this](http::Request request, http::Reply reply) {
+                          request.path.starts_with("/admin/") ? administer(std::move(request), std::move(reply)) : infer(std::move(request), std::move(reply));
+                      }});
         log("info", admin ? "listening for the administrator" : "listening", {{"address", bound}});
     };
     for (const auto& address : options_.listen) listen(address, false);

@@ -3,6 +3,8 @@
 
 #include "serve_http.hpp"
 
+#include <netinet/in.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -35,6 +37,9 @@ using std::chrono::milliseconds;
 constexpr size_t kReadBytes = 64 << 10;
 constexpr milliseconds kLinger{2'000};  // for a refused client to read why, before its socket is closed
 constexpr milliseconds kGrace{500};     // while draining, for the first request on a new connection
+constexpr milliseconds kWatch{100};     // between looks at clients that wait for an answer
+constexpr int kHalfClosedLooks = 3;     // a client that has closed its sending side is gone after so many
+constexpr int64_t kStaleMs = 1'000;     // from when on a connection without a request gives way to a new one
 
 auto into(error_code& ec) { return asio::redirect_error(asio::use_awaitable, ec); }
 
@@ -44,6 +49,21 @@ unsigned status_of(error_code ec) {
     if (ec == bhttp::error::header_limit || ec == bhttp::error::buffer_overflow) return 431;
     if (ec == bhttp::error::end_of_stream) return 0;
     return ec.category() == make_error_code(bhttp::error::bad_method).category() ? 400 : 0;
+}
+
+int64_t now_ms() { return std::chrono::duration_cast<milliseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Whose share counts, as Request::peer says.
+std::string peer_of(const Protocol::socket& socket) {
+    error_code ec;
+    const Protocol::endpoint endpoint = socket.remote_endpoint(ec);
+    if (ec) return {};
+    const void* const address = endpoint.data();
+    if (endpoint.data()->sa_family == AF_INET) return {reinterpret_cast<const char*>(&static_cast<const sockaddr_in*>(address)->sin_addr), 4};
+    if (endpoint.data()->sa_family != AF_INET6) return {};
+    const in6_addr& ip = static_cast<const sockaddr_in6*>(address)->sin6_addr;
+    const char* const bytes = reinterpret_cast<const char*>(&ip);
+    return IN6_IS_ADDR_V4MAPPED(&ip) ? std::string(bytes + 12, 4) : std::string(bytes, 8);
 }
 
 std::string http_date() {
@@ -102,11 +122,19 @@ struct Server::Impl {
         std::atomic<size_t> connections{0};
     };
     struct Session {
-        Session(Protocol::socket socket, Listener& listener) : stream(std::move(socket)), listener(listener) {}
+        Session(Protocol::socket socket, Listener& listener)
+            : fd(socket.native_handle()), peer(peer_of(socket)), stream(std::move(socket)), listener(listener) {}
+        const int fd;
+        const std::string peer;
         Stream stream;
         Listener& listener;
         bool idle = false;  // waits for the first byte of a request; these two are touched on the stream's strand only
         bool fresh = true;  // has not had a request yet
+        std::atomic<int64_t> waits_since{0};  // for a request's header, in ms of the steady clock; 0: has one
+        std::atomic<bool> answering{false};   // the request is with the handler
+        std::atomic<bool> gone{false};        // as Request::gone
+        bool gives_way = false;               // to a newer connection; these two are guarded by Impl::mutex
+        int half_closed_looks = 0;
     };
 
     Impl(Limits limits, unsigned threads, ErrorBody error_body)
@@ -116,12 +144,12 @@ struct Server::Impl {
     const unsigned thread_count;
     const ErrorBody error_body;
     Counters counters;
+    Budget bodies{limits.pending_bytes, limits.peer_percent};  // before `io`, which ends what holds of it
     asio::io_context io;
     asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
     std::vector<std::unique_ptr<Listener>> listeners;
     std::vector<std::thread> threads;
     std::atomic<bool> closing{false}, draining{false};
-    std::atomic<size_t> pending_bytes{0};
     std::atomic<bool> pong{true};
     std::mutex mutex;
     std::condition_variable all_closed;
@@ -168,7 +196,7 @@ struct Server::Impl {
 
     void start(Protocol::socket socket, Listener& listener) {
         ++counters.accepted;
-        if (listener.connections >= limits.connections) return refuse(socket);
+        if (listener.connections >= limits.connections && !make_room(listener)) return refuse(socket);
         error_code ec;
         if (listener.unix_path.empty()) socket.set_option(asio::ip::tcp::no_delay(true), ec);
         auto session = std::make_shared<Session>(std::move(socket), listener);
@@ -183,6 +211,44 @@ struct Server::Impl {
             sessions.erase(session);
             all_closed.notify_all();
         });
+    }
+
+    /// Closes the connection that has waited longest without a request, if one has for a while: silence must not lock others out.
+    bool make_room(const Listener& listener) {
+        std::lock_guard lock(mutex);
+        std::shared_ptr<Session> longest;
+        int64_t since = now_ms() - kStaleMs;
+        for (const auto& session : sessions)
+            if (const int64_t waits = session->waits_since; &session->listener == &listener && waits && waits <= since && !session->gives_way)
+                longest = session, since = waits;
+        if (!longest) return false;
+        longest->gives_way = true;
+        ++counters.closed_for_others;
+        asio::post(longest->stream.get_executor(), [longest] {
+            longest->waits_since ? longest->stream.cancel() : void();  // a request that has just come is answered first
+        });
+        return true;
+    }
+
+    /// Notices that a client which waits for an answer is gone. One that has closed its sending side may only have
+    /// finished asking, so it keeps a moment in which most answers are ready.
+    asio::awaitable<void> watch() {
+        asio::steady_timer timer(io);
+        std::vector<pollfd> polled;
+        std::vector<Session*> waiting;
+        for (error_code ec;;) {
+            timer.expires_after(kWatch);
+            co_await timer.async_wait(into(ec));
+            std::lock_guard lock(mutex);
+            polled.clear(), waiting.clear();
+            for (const auto& session : sessions)
+                if (session->answering && !session->gone) waiting.push_back(session.get()), polled.push_back({session->fd, POLLRDHUP, 0});
+            if (polled.empty() || poll(polled.data(), polled.size(), 0) <= 0) continue;
+            for (size_t i = 0; i < polled.size(); ++i) {
+                if (polled[i].revents & (POLLERR | POLLHUP)) waiting[i]->gone = true;
+                else if (polled[i].revents & POLLRDHUP && ++waiting[i]->half_closed_looks >= kHalfClosedLooks) waiting[i]->gone = true;
+            }
+        }
     }
 
     void refuse(Protocol::socket& socket) {
@@ -204,6 +270,7 @@ struct Server::Impl {
         buffer.reserve(kReadBytes);
         for (bool open = true; open;) {
             error_code ec;
+            session->waits_since = now_ms();
             if (buffer.size() == 0) {
                 if (draining && !session->fresh) co_return;
                 session->idle = true;
@@ -213,60 +280,80 @@ struct Server::Impl {
                 if (ec) co_return;
                 buffer.commit(got);
             }
-            open = co_await exchange(*session, buffer);
+            open = co_await exchange(session, buffer);
         }
     }
 
     /// Reads one request and answers it. False when the connection ends with it.
-    asio::awaitable<bool> exchange(Session& session, beast::flat_buffer& buffer) {
+    asio::awaitable<bool> exchange(std::shared_ptr<Session> shared, beast::flat_buffer& buffer) {
+        Session& session = *shared;
         Stream& stream = session.stream;
         error_code ec;
         stream.expires_after(limits.request);
-        bhttp::request_parser<bhttp::string_body> parser;
+        bhttp::request_parser<bhttp::buffer_body> parser;
         parser.header_limit(static_cast<uint32_t>(limits.header_bytes));
         parser.body_limit(limits.body_bytes);
         co_await bhttp::async_read_header(stream, buffer, parser, into(ec));
         if (ec) co_return co_await refuse(session, ec);
+        session.waits_since = 0;
 
-        // A body's place is taken before it is read: many large ones cannot use up the memory together.
-        const size_t size = parser.is_done() ? 0 : parser.content_length() ? *parser.content_length() : limits.body_bytes;
-        const auto release = [this](size_t* taken) { pending_bytes -= *taken; };
-        size_t taken = size;
-        const std::unique_ptr<size_t, decltype(release)> reservation(&taken, release);
-        if ((pending_bytes += size) > limits.pending_bytes) {
-            ++counters.refused_bodies;
-            std::string message = "too many requests are being received";
-            co_return co_await refuse(session, 503, std::move(message), 1);
-        }
-        if (beast::iequals(parser.get()[bhttp::field::expect], "100-continue")) {
+        const auto& header = parser.get();
+        const bool keep_alive = header.keep_alive();
+        Request request;
+        const bool head = header.method() == bhttp::verb::head;  // answered like GET, without the body
+        request.method = head ? "GET" : std::string(header.method_string());
+        request.path = std::string(header.target().substr(0, header.target().find('?')));
+        request.authorization = std::string(header[bhttp::field::authorization]);
+        request.content_encoding = std::string(header[bhttp::field::content_encoding]);
+        if (const auto it = header.find("Inference-Header-Content-Length"); it != header.end())
+            request.inference_header_length = std::string(it->value());
+        request.peer = session.peer;
+        request.hold = std::make_shared<Hold>(bodies, session.peer);
+        request.gone = std::shared_ptr<const std::atomic<bool>>(shared, &session.gone);
+        // After an answer without a look at the body, what follows on the connection is no request.
+        if (auto early = session.listener.handler.admit(request))
+            co_return co_await write(session, std::move(*early), keep_alive && parser.is_done() && !closing, head);
+
+        if (const auto expect = header[bhttp::field::expect]; !expect.empty() && header.version() >= 11) {
+            std::string message = "Expect: " + std::string(expect) + " is not supported; 100-continue is";
+            if (!beast::iequals(expect, "100-continue")) co_return co_await refuse(session, 417, std::move(message), 0);
             bhttp::response<bhttp::empty_body> proceed{bhttp::status::continue_, 11};
             co_await bhttp::async_write(stream, proceed, into(ec));
             if (ec) co_return false;
         }
-        co_await bhttp::async_read(stream, buffer, parser, into(ec));
-        if (ec) co_return co_await refuse(session, ec);
-
-        auto message = parser.release();
-        const bool keep_alive = message.keep_alive();
-        Request request;
-        const bool head = message.method() == bhttp::verb::head;  // answered like GET, without the body
-        request.method = head ? "GET" : std::string(message.method_string());
-        request.path = std::string(message.target().substr(0, message.target().find('?')));
-        request.authorization = std::string(message[bhttp::field::authorization]);
-        request.content_encoding = std::string(message[bhttp::field::content_encoding]);
-        if (const auto it = message.find("Inference-Header-Content-Length"); it != message.end())
-            request.inference_header_length = std::string(it->value());
-        request.body = std::move(message.body());
+        while (!parser.is_done()) {
+            std::string& body = request.body;
+            const size_t size = body.size();
+            if (size == body.capacity() || size == 0) {  // room is made as bytes arrive, and never more than was announced
+                const size_t room = std::min<size_t>(std::max(2 * size, Hold::kFree), parser.content_length().value_or(limits.body_bytes + 1));
+                if (!request.hold->resize(room)) {
+                    ++counters.refused_bodies;
+                    std::string message = "too many requests are being received";
+                    co_return co_await refuse(session, 503, std::move(message), 1);
+                }
+                std::string larger;  // reserve() would double what there is
+                larger.reserve(room);
+                body.swap(larger += body);
+            }
+            body.resize(std::min(body.capacity(), size + kReadBytes));
+            auto& rest = parser.get().body();
+            rest.data = body.data() + size, rest.size = body.size() - size, rest.more = true;
+            co_await bhttp::async_read_some(stream, buffer, parser, into(ec));
+            body.resize(body.size() - rest.size);
+            if (ec && ec != bhttp::error::need_buffer) co_return co_await refuse(session, ec);
+        }
 
         stream.expires_never();
+        session.answering = true;
         const auto submit = [&](auto handler) {  // resumes this coroutine on its strand, whichever thread replies
             auto resume = std::make_shared<decltype(handler)>(std::move(handler));
-            session.listener.handler(std::move(request), [resume, executor = stream.get_executor()](Response response) {
+            session.listener.handler.answer(std::move(request), [resume, executor = stream.get_executor()](Response response) {
                 asio::post(executor, [resume, response = std::move(response)]() mutable { std::move (*resume)(std::move(response)); });
             });
         };
         Response response = co_await asio::async_initiate<const asio::use_awaitable_t<>, void(Response)>(submit, asio::use_awaitable);
-        co_return co_await write(session, std::move(response), keep_alive && !closing, head);
+        session.answering = false;
+        co_return co_await write(session, std::move(response), keep_alive && !closing && !session.gone, head);
     }
 
     asio::awaitable<bool> write(Session& session, Response response, bool keep_alive, bool head) {
@@ -277,6 +364,7 @@ struct Server::Impl {
         if (response.retry_after_s) message.set(bhttp::field::retry_after, std::to_string(response.retry_after_s));
         if (!response.allow.empty()) message.set(bhttp::field::allow, response.allow);
         if (response.status == 401) message.set(bhttp::field::www_authenticate, "Bearer");
+        if (response.status == 415) message.set(bhttp::field::accept_encoding, "identity");
         message.body() = std::move(response.body);
         message.keep_alive(keep_alive);
         message.prepare_payload();
@@ -286,6 +374,8 @@ struct Server::Impl {
         session.stream.expires_after(limits.request);
         co_await bhttp::async_write(session.stream, message, into(ec));
         if (ec) co_return false;
+        message.body() = {};
+        response.hold.reset();
         if (!keep_alive) co_await linger(session);
         co_return keep_alive;
     }
@@ -355,6 +445,7 @@ std::string Server::listen(const std::string& address, Handler handler) {
 void Server::start() {
     impl_->open_listeners = impl_->listeners.size();
     for (auto& listener : impl_->listeners) asio::co_spawn(listener->acceptor.get_executor(), impl_->accept(*listener), asio::detached);
+    asio::co_spawn(impl_->io, impl_->watch(), asio::detached);
     for (unsigned i = 0; i < impl_->thread_count; ++i) impl_->threads.emplace_back([this] { impl_->io.run(); });
 }
 
@@ -365,6 +456,8 @@ bool Server::alive() {
 }
 
 const Counters& Server::counters() const { return impl_->counters; }
+
+size_t Server::body_bytes() const { return impl_->bodies.held(); }
 
 void Server::refuse_keep_alive() { impl_->closing = true; }
 

@@ -28,6 +28,8 @@ struct Options {
     Defaults defaults;
     http::Limits http;
     uint64_t max_queries = 16384;
+    uint64_t max_cost = uint64_t{1} << 32;       // n × ef × dimensions
+    size_t max_results = size_t{512} << 20;    // bytes of results in flight
     size_t io_threads = 0;
     size_t queue = 4096;  // queries
     std::chrono::milliseconds drain_delay{0}, drain_timeout{30'000};

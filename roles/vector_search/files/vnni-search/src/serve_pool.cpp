@@ -29,7 +29,7 @@ constexpr size_t kMaxErrands = 256;
 
 WorkerPool::WorkerPool(const std::vector<int>& cpus, size_t capacity, std::function<void(size_t)> idle)
     : capacity_(capacity), idle_(std::move(idle)), state_(cpus.size()) {
-    for (auto& s : state_) s.heartbeat = Clock::now();
+    for (size_t i = 0; i < state_.size(); ++i) beat(i);
     for (size_t i = 0; i < cpus.size(); ++i) {
         threads_.emplace_back([this, i] { work(i); });
         const size_t bytes = CPU_ALLOC_SIZE(kMaxCpu);
@@ -76,9 +76,9 @@ size_t WorkerPool::waiting() const {
 }
 
 Clock::duration WorkerPool::oldest_heartbeat() const {
-    std::lock_guard lock(mutex_);
-    const auto oldest = std::min_element(state_.begin(), state_.end(), [](auto& a, auto& b) { return a.heartbeat < b.heartbeat; });
-    return Clock::now() - oldest->heartbeat;
+    auto oldest = Clock::now();
+    for (const auto& worker : state_) oldest = std::min(oldest, worker.heartbeat.load());
+    return Clock::now() - oldest;
 }
 
 /// How many of a job's items a worker takes at a time: two rounds for every worker, and divisors of kTurn.
@@ -88,7 +88,7 @@ void WorkerPool::work(size_t worker) {
     auto& me = state_[worker];
     std::unique_lock lock(mutex_);
     while (!stop_) {
-        me.heartbeat = Clock::now();
+        beat(worker);
         if (me.epoch != epoch_) {
             me.epoch = epoch_;
             lock.unlock();

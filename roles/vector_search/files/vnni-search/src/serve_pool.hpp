@@ -5,6 +5,7 @@
 // And a thread for what is done one after the other.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -41,6 +42,8 @@ class WorkerPool {
     /// False when the queue is full. A job that alone exceeds the capacity is taken when nothing waits.
     bool submit(std::shared_ptr<Job> job, size_t cost);
     void wake_all();
+    /// A sign of life of a worker; a job gives one for each item that it runs.
+    void beat(size_t worker) { state_[worker].heartbeat = std::chrono::steady_clock::now(); }
 
     size_t waiting() const;  // cost of the jobs in the queue
     size_t workers() const { return state_.size(); }
@@ -49,7 +52,7 @@ class WorkerPool {
 
  private:
     struct alignas(64) Worker {
-        std::chrono::steady_clock::time_point heartbeat;
+        std::atomic<std::chrono::steady_clock::time_point> heartbeat;
         uint64_t epoch = 0;
     };
     void work(size_t worker);

@@ -20,9 +20,12 @@ static_assert(std::endian::native == std::endian::little, "binary tensors are li
 
 constexpr size_t kMaxDepth = 8;       // of the JSON; a request needs 5
 constexpr size_t kMaxValues = 65536;  // outside of the tensors
+constexpr size_t kEscaped = 6;        // bytes of one that JSON writes as \u00XX
 constexpr float kFarthest = std::numeric_limits<float>::max();
 
 [[noreturn]] void bad(const std::string& message, unsigned status = 400) { throw ProtocolError(status, message); }
+
+std::string quote(const std::string& s) { return "\"" + s.substr(0, 64) + "\""; }
 
 /// The numbers of one tensor's "data". Integers stay exact until the first number with a fraction or exponent.
 struct Numbers {
@@ -46,7 +49,11 @@ class Reader {
     json root;
     std::vector<Numbers> data;  // a tensor's "data" in the DOM is an index into this
 
-    bool null() { return add(nullptr); }
+    bool null() {  // absent, unless it is a place in an array
+        if (in_data_ || stack_.empty() || !stack_.back()->is_object()) return add(nullptr);
+        if (++values_ > kMaxValues) too_many();
+        return true;
+    }
     bool boolean(bool v) { return add(v); }
     bool number_integer(int64_t v) { return number(v); }
     bool number_unsigned(uint64_t v) {
@@ -58,7 +65,7 @@ class Reader {
     bool start_object(size_t) { return open(json::object()); }
     bool end_object() { return close(); }
     bool key(std::string& k) {
-        if (stack_.back()->contains(k)) bad("duplicate key \"" + k + "\"");
+        if (stack_.back()->contains(k)) bad("duplicate key " + quote(k));
         key_ = std::move(k);
         return true;
     }
@@ -100,13 +107,14 @@ class Reader {
     int in_data_ = 0;  // arrays open inside a "data"
     bool first_row_ = false;
 
+    [[noreturn]] static void too_many() { bad("too many values outside of the tensors"); }
     bool at_data() const {  // root{ inputs[ { data
         return stack_.size() == 3 && stack_[2]->is_object() && key_ == "data" && stack_[0]->is_object() && stack_[0]->contains("inputs") &&
                &(*stack_[0])["inputs"] == stack_[1];
     }
     json& place(json v) {
         if (in_data_ || at_data()) bad("\"data\" must be an array of numbers");
-        if (++values_ > kMaxValues) bad("too many values outside of the tensors");
+        if (++values_ > kMaxValues) too_many();
         if (stack_.empty()) return root = std::move(v);
         if (stack_.back()->is_array()) return stack_.back()->emplace_back(std::move(v));
         return (*stack_.back())[key_] = std::move(v);
@@ -171,7 +179,7 @@ bool bool_member(const json& o, const char* key, bool otherwise) {
 }
 void only_members(const json& object, const std::string& of, std::initializer_list<std::string_view> known) {
     for (const auto& [key, value] : object.items())
-        if (std::find(known.begin(), known.end(), key) == known.end()) bad("unknown key \"" + key + "\" in " + of);
+        if (std::find(known.begin(), known.end(), key) == known.end()) bad("unknown key " + quote(key) + " in " + of);
 }
 
 /// An input tensor with its place in the body settled; its elements are read by `floats` or `integers`.
@@ -183,8 +191,6 @@ struct Tensor {
     std::string_view bytes;
 };
 
-std::string quote(const std::string& s) { return "\"" + s.substr(0, 64) + "\""; }
-
 std::vector<Tensor> tensors(const Message& m) {
     const json* inputs = array_member(m.root, "inputs");
     if (!inputs || inputs->empty()) bad("the request has no \"inputs\"");
@@ -195,7 +201,6 @@ std::vector<Tensor> tensors(const Message& m) {
         Tensor t;
         t.name = string_member(in, "name", "an input");
         const std::string called = "input " + quote(t.name);
-        only_members(in, called, {"name", "shape", "datatype", "parameters", "data"});
         t.datatype = string_member(in, "datatype", called);
         for (const auto& other : result)
             if (other.name == t.name) bad(called + " is given twice");
@@ -209,7 +214,6 @@ std::vector<Tensor> tensors(const Message& m) {
             t.elements *= t.shape.back();
         }
         const json* parameters = object_member(in, "parameters");
-        if (parameters) only_members(*parameters, "the parameters of " + called, {"binary_data_size"});
         const json* size = parameters && parameters->contains("binary_data_size") ? &(*parameters)["binary_data_size"] : nullptr;
         if (size && in.contains("data")) bad(called + " has both \"data\" and \"binary_data_size\"");
         if (size) {
@@ -309,12 +313,12 @@ std::vector<Output> requested_outputs(const json& root, bool binary) {
         if (!out.is_object()) bad("each of \"outputs\" must be an object");
         const std::string name = string_member(out, "name", "an output");
         if (name != "ids" && name != "distances") bad("unknown output " + quote(name) + ": there are \"ids\" and \"distances\"");
-        only_members(out, "output " + quote(name), {"name", "parameters"});
         const Field field = name == "ids" ? Field::ids : Field::distances;
         for (const Output& other : result)
             if (other.field == field) bad("output " + quote(name) + " is asked for twice");
         const json* parameters = object_member(out, "parameters");
-        if (parameters) only_members(*parameters, "the parameters of output " + quote(name), {"binary_data"});
+        for (const char* other : {"classification", "shared_memory_region"})
+            if (parameters && parameters->contains(other)) bad("output " + quote(name) + ": this server has no \"" + other + "\"");
         result.push_back({field, parameters ? bool_member(*parameters, "binary_data", binary) : binary});
     }
     return result;
@@ -337,14 +341,12 @@ std::string dump(const json& value) { return value.dump(-1, ' ', false, json::er
 
 InferRequest parse_infer(std::string_view body, std::optional<std::string_view> header_length, const Limits& limits, const Defaults& defaults) {
     const Message m = read(body, header_length);
-    only_members(m.root, "the request", {"id", "parameters", "inputs", "outputs"});
     InferRequest r;
     if (m.root.contains("id")) r.id = string_member(m.root, "id", "the request");
 
     const json none = json::object();
     const json* given = object_member(m.root, "parameters");
     const json& parameters = given ? *given : none;
-    only_members(parameters, "the parameters", {"k", "ef", "recall_target", "filter", "binary_data_output"});
     r.k = count_parameter(parameters, "k", defaults.k, limits.max_k);
     const bool has_recall = parameters.contains("recall_target");
     if (has_recall && parameters.contains("ef")) bad("give \"ef\" or \"recall_target\", not both");
@@ -420,10 +422,18 @@ void pad_row(int64_t* ids, float* distances, uint32_t found, uint32_t k) {
     std::fill(distances + found, distances + k, kFarthest);
 }
 
+size_t encoded_bytes(const InferRequest& r, std::string_view model) {
+    size_t result = 1024 + kEscaped * (model.size() + (r.id ? r.id->size() : 0)) + (r.outputs.size() + 1) * 128;
+    for (const Output& out : r.outputs) result += r.n * r.k * (out.binary ? (out.field == Field::ids ? 8 : 4) : (out.field == Field::ids ? 21 : 17));
+    return result;
+}
+
 Encoded encode_infer(const InferRequest& r, std::string_view model, std::string_view version, const std::vector<int64_t>& ids,
                      const std::vector<float>& distances) {
     const std::string shape = "[" + std::to_string(r.n) + "," + std::to_string(r.k) + "]";
-    std::string text = "{\"model_name\":" + dump(json(model)) + ",\"model_version\":" + dump(json(version));
+    std::string text;
+    text.reserve(encoded_bytes(r, model));
+    text += "{\"model_name\":" + dump(json(model)) + ",\"model_version\":" + dump(json(version));
     if (r.id) text += ",\"id\":" + dump(json(*r.id));
     text += ",\"outputs\":[";
     std::vector<std::string_view> binaries;
@@ -464,6 +474,15 @@ std::string encode_model_metadata(std::string_view model, std::string_view versi
                  {"platform", "vnni-search"},
                  {"inputs", json::array({tensor("queries", "FP32", dim)})},
                  {"outputs", json::array({tensor("ids", "INT64", -1), tensor("distances", "FP32", -1)})}});
+}
+
+std::string_view bearer_key(std::string_view authorization) {
+    constexpr std::string_view scheme = "bearer ";
+    const auto same = [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a - 'A' + 'a' : a) == b; };
+    if (authorization.size() < scheme.size() || !std::equal(scheme.begin(), scheme.end(), authorization.begin(), [&](char b, char a) { return same(a, b); }))
+        return {};
+    authorization.remove_prefix(scheme.size());
+    return authorization.substr(std::min(authorization.find_first_not_of(' '), authorization.size()));
 }
 
 bool same_secret(std::string_view given, std::string_view secret) {

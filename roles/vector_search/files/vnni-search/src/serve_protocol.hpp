@@ -31,7 +31,7 @@ struct Limits {
     uint64_t max_queries = 16384;
     uint32_t max_k = 1000;
     uint32_t max_ef = 100000;
-    uint64_t max_response_bytes = 64 << 20;
+    uint64_t max_response_bytes = 64 << 20;  // of the results as numbers
 };
 
 /// What a request that does not say gets; a recall target of 0 leaves the effort to `ef`, and an `ef` of 0 to the engine.
@@ -65,7 +65,9 @@ struct WriteRequest {
     std::vector<std::vector<std::string>> tags;  // n lists, or none at all
 };
 
-/// Parses an inference request. `header_length` is the value of Inference-Header-Content-Length, when there is one: the
+/// Parses an inference request. What it does not know of parameters and members is ignored, and a null member is absent, as
+/// clients send more than they mean; what would change the meaning of the answer is refused.
+///  `header_length` is the value of Inference-Header-Content-Length, when there is one: the
 /// JSON is that long and the binary tensors follow. Throws ProtocolError for everything the server cannot answer.
 InferRequest parse_infer(std::string_view body, std::optional<std::string_view> header_length, const Limits&, const Defaults&);
 
@@ -84,6 +86,9 @@ struct Encoded {
 Encoded encode_infer(const InferRequest&, std::string_view model, std::string_view version, const std::vector<int64_t>& ids,
                      const std::vector<float>& distances);
 
+/// No fewer bytes than encode_infer() gives for it.
+size_t encoded_bytes(const InferRequest&, std::string_view model);
+
 /// Fills the places of a row past the `found` results with id -1 and the largest finite FP32 as distance, and replaces
 /// distances that overflowed by it: JSON has no infinity, and both encodings must say the same.
 void pad_row(int64_t* ids, float* distances, uint32_t found, uint32_t k);
@@ -92,6 +97,8 @@ std::string encode_error(std::string_view message);
 std::string encode_server_metadata();
 std::string encode_model_metadata(std::string_view model, std::string_view version, uint32_t dim);
 
+/// The key in the value of an Authorization header, whose scheme is Bearer in any case; empty when there is none.
+std::string_view bearer_key(std::string_view authorization);
 /// Compares without telling by its duration how many characters agree.
 bool same_secret(std::string_view given, std::string_view secret);
 

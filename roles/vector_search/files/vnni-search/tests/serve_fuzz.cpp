@@ -32,6 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             const std::vector<int64_t> ids(r.n * r.k, -1);
             const std::vector<float> distances(r.n * r.k, 0.5f);
             const Encoded e = encode_infer(r, "m", "1", ids, distances);
+            require(e.body.size() <= encoded_bytes(r, "m"));
             const auto text = std::string_view(e.body).substr(0, e.header_length.value_or(e.body.size()));
             require(nlohmann::json::parse(text)["outputs"].size() == r.outputs.size());
         } else if (data[0] % 4 == 3) {

@@ -14,6 +14,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "../src/serve_budget.hpp"
 #include "../src/serve_pool.hpp"
 #include "../src/serve_protocol.hpp"
 
@@ -90,13 +91,78 @@ TEST_CASE("parameters") {
     CHECK(recall.recall_target == 0.99f);
     CHECK(recall.ef == 0);
     CHECK(infer(request(R"(,"id":"q-1")")).id == "q-1");
-    for (const char* k : {"0", "1001", "-1", "1.5", "\"10\"", "true", "null", "18446744073709551615", "9223372036854775808", "1e400", "[1]"})
+    for (const char* k : {"0", "1001", "-1", "1.5", "\"10\"", "true", "[null]", "18446744073709551615", "9223372036854775808", "1e400", "[1]"})
         CHECK(refusal(with_parameters("\"k\":" + std::string(k))).first == 400);
     refused(with_parameters(R"("ef":10,"recall_target":0.9)"), "not both");
     refused(with_parameters(R"("recall_target":1)"), "0.5 to 0.999");
-    refused(with_parameters(R"("recal_target":0.9)"), "unknown key \"recal_target\"");
     refused(request(R"(,"parameters":[])"), "must be an object");
     refused(request(R"(,"id":7)"), "\"id\" must be a string");
+}
+
+TEST_CASE("what is not known is ignored, and null is absent") {
+    const std::vector<float> queries{1, 2.5f, -300};
+    for (const char* more : {R"(,"model_name":"x","extra":[{"deep":[1,null]}])", R"(,"id":null,"parameters":null,"outputs":null)", R"(,"outputs":[])",
+                             R"(,"parameters":{"content_type":"np","timeout":1000000,"priority":1,"sequence_id":7,"headers":{"a":null}})",
+                             R"(,"parameters":{"k":null,"ef":null,"recall_target":null,"filter":null,"binary_data_output":null})",
+                             R"(,"outputs":[{"name":"ids","shape":[1],"parameters":{"content_type":"np"}},{"name":"distances","parameters":null}])"}) {
+        const auto r = infer(request(more));
+        CHECK(r.queries == queries);
+        CHECK(r.k == 10);
+        CHECK(r.recall_target == 0.95f);
+        CHECK_FALSE(r.filter);
+        CHECK_FALSE(r.id);
+        CHECK(r.outputs.size() == 2);
+    }
+    CHECK(infer(R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":[1,2.5,-3e2],"parameters":{"content_type":"np"},"x":{}}]})").queries ==
+          queries);
+    const std::string nulls = R"({"inputs":[{"name":"queries","datatype":"FP32","shape":[1,3],"data":null,"parameters":{"binary_data_size":12}}]})";
+    CHECK(infer(nulls + bytes_of(queries), std::to_string(nulls.size())).queries == queries);
+    refused(with_data("[1,3]", "null"), "neither");
+    refused(R"({"inputs":null})", "no \"inputs\"");
+    refused(R"({"inputs":[null]})", "must be an object");
+    refused(request(R"(,"outputs":[null])"), "must be an object");
+    refused(with_parameters(R"("filter":{"typo":["a"]})"), "unknown key");  // half a filter would answer with other rows
+    std::string many = "\"a\":null";
+    for (int i = 0; i < 70'000; ++i) many += ",\"a" + std::to_string(i) + "\":null";
+    refused(with_parameters(many), "too many values");
+}
+
+TEST_CASE("the key of an Authorization header") {
+    for (const char* header : {"Bearer abc", "bearer abc", "BEARER abc", "bEaReR   abc"}) CHECK(bearer_key(header) == "abc");
+    for (const char* header : {"", "Bearer", "Bearer ", "Bearer   ", "Basic abc", "Bearerabc", "abc", "Bearer\tabc"}) CHECK(bearer_key(header).empty());
+    CHECK(bearer_key("Bearer a b") == "a b");
+}
+
+TEST_CASE("a budget has a bound, a share for each peer, and what each may hold for nothing") {
+    constexpr size_t free = vnni::Hold::kFree;
+    vnni::Budget budget(1000, 50);
+    vnni::Hold a(budget, "a"), b(budget, "b"), small(budget, "c"), local(budget, "");
+    CHECK(a.resize(free));
+    CHECK(budget.held() == 0);
+    CHECK(a.resize(free + 500));
+    CHECK_FALSE(a.resize(free + 501));
+    CHECK(budget.held() == 500);  // as before
+    {
+        vnni::Hold more(budget, "a");
+        CHECK(more.resize(free));
+        CHECK_FALSE(more.resize(free + 1));
+    }
+    CHECK(b.resize(free + 400));
+    CHECK(local.resize(free + 100));
+    CHECK(budget.held() == 1000);
+    CHECK(small.resize(free));
+    CHECK_FALSE(small.resize(free + 1));
+    vnni::Hold moved(std::move(a));
+    CHECK(budget.held() == 1000);
+    CHECK(moved.resize(0));
+    CHECK(budget.held() == 500);
+    CHECK(local.resize(free + 600));  // no peer: all that is left
+    CHECK_FALSE(local.resize(SIZE_MAX));
+    moved = std::move(local);
+    { const vnni::Hold ended(std::move(moved)); }
+    CHECK(budget.held() == 400);
+    CHECK(budget.most("a") == 500);
+    CHECK(budget.most("") == 1000);
 }
 
 TEST_CASE("filters, as an object or as the same in a string") {
@@ -130,7 +196,7 @@ TEST_CASE("shapes, data types and data that disagree") {
     refused(with_data("[1,3]", "[[1,2,3],4]"), "mixes");
     refused(with_data("[1,3]", "[1,[2,3]]"), "mixes");
     refused(with_data("[1,3]", "[[[1,2,3]]]"), "deeper");
-    for (const char* data : {"0", "\"AAAA\"", "null", "{}", "[\"1\",2,3]", "[null,1,2]", "[true,1,2]", "[{},1,2]"})
+    for (const char* data : {"0", "\"AAAA\"", "{}", "[\"1\",2,3]", "[null,1,2]", "[true,1,2]", "[{},1,2]"})
         refused(with_data("[1,3]", data), "array of numbers");
     refused(with_data("[1,3]", "[1,2,3]", "FP64"), "must be FP32");
     refused(with_data("[1,3]", "[1,2,1e39]"), "element [0, 2] is not a finite FP32");
@@ -167,7 +233,6 @@ TEST_CASE("JSON that is not a request") {
         CHECK(refusal(body).first == 400);
     refused(request(R"(,"inputs":[])"), "duplicate key \"inputs\"");
     refused(with_parameters(R"("k":1,"k":2)"), "duplicate key \"k\"");
-    refused(request(R"(,"extra":1)"), "unknown key \"extra\"");
     refused(request(",\"parameters\":" + std::string(100'000, '[')), "nested deeper");
     refused(request(",\"parameters\":{\"a\":" + std::string(100'000, '{')), "JSON");
     std::string wide = "[0";
@@ -217,7 +282,8 @@ TEST_CASE("outputs: which, in which order, in which encoding") {
     CHECK_FALSE(r.outputs[1].binary);
     refused(request(R"(,"outputs":[{"name":"ids"},{"name":"ids"}])"), "twice");
     refused(request(R"(,"outputs":[{"name":"scores"}])"), "unknown output");
-    refused(request(R"(,"outputs":[{"name":"ids","parameters":{"classification":3}}])"), "unknown key");
+    refused(request(R"(,"outputs":[{"name":"ids","parameters":{"classification":3}}])"), "no \"classification\"");
+    refused(request(R"(,"outputs":[{"name":"ids","parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}}])"), "no \"shared_memory_region\"");
 }
 
 TEST_CASE("answers") {
@@ -233,6 +299,7 @@ TEST_CASE("answers") {
 
     SUBCASE("as JSON") {
         const Encoded e = encode_infer(r, "m", "3", ids, distances);
+        CHECK(e.body.size() <= encoded_bytes(r, "m"));
         CHECK_FALSE(e.header_length);
         const json j = json::parse(e.body);
         CHECK(j["model_name"] == "m");
@@ -244,6 +311,7 @@ TEST_CASE("answers") {
     SUBCASE("as binary tensors") {
         r.outputs = {{Field::distances, true}, {Field::ids, true}};
         const Encoded e = encode_infer(r, "m", "3", ids, distances);
+        CHECK(e.body.size() <= encoded_bytes(r, "m"));
         REQUIRE(e.header_length);
         const json j = json::parse(e.body.substr(0, *e.header_length));
         CHECK(j["outputs"][0]["parameters"]["binary_data_size"] == 16);
@@ -363,6 +431,32 @@ struct BlockingJob : Job {
     std::atomic<bool> running{false};
 };
 }  // namespace
+
+namespace {
+struct LongJob : Job {
+    size_t prepare() override { return 32; }  // all for one worker at a time
+    void run(size_t worker, size_t begin, size_t end) override {
+        for (size_t i = begin; i < end; ++i) pool->beat(worker), usleep(30'000);
+        chunk = end - begin;
+    }
+    void finish(size_t) override { finished = true; }
+    WorkerPool* pool = nullptr;
+    std::atomic<size_t> chunk{0};
+    std::atomic<bool> finished{false};
+};
+}  // namespace
+
+TEST_CASE("a worker shows its life with every item") {
+    WorkerPool pool({allowed_cpus()[0]}, 100, [](size_t) {});
+    auto job = std::make_shared<LongJob>();
+    job->pool = &pool;
+    const auto started = std::chrono::steady_clock::now();
+    auto oldest = std::chrono::steady_clock::duration::zero();
+    REQUIRE(pool.submit(job, 1));
+    for (; !job->finished; usleep(1000)) oldest = std::max(oldest, pool.oldest_heartbeat());
+    CHECK(job->chunk >= 16);
+    CHECK(oldest < (std::chrono::steady_clock::now() - started) / 3);
+}
 
 TEST_CASE("the pool's queue is bounded, and a worker that hangs is noticed") {
     std::atomic<bool> go{false};

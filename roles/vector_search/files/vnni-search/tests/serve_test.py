@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -272,10 +274,60 @@ def test_triton_client(shared, items, queries):
             result = client.infer("search", [tensor], model_version=version, outputs=outputs, request_id="r1", parameters={"k": 5, "ef": 300})
             assert (result.as_numpy("ids") == want[0]).all() and (result.as_numpy("distances") == want[1]).all()
             assert result.get_response()["id"] == "r1"
+    tensor = triton.InferInput("queries", list(queries.shape), "FP32")
+    tensor.set_data_from_numpy(queries)
+    common = {"timeout": 1_000_000, "priority": 1, "sequence_id": 7, "sequence_start": True, "response_compression_algorithm": "gzip"}
+    result = client.infer("search", [tensor], parameters={"k": 5, "ef": 300, "other": "x"}, **common)
+    assert (result.as_numpy("ids") == want[0]).all() and (result.as_numpy("distances") == want[1]).all()
+    with pytest.raises(triton.InferenceServerException, match="Content-Encoding gzip is not supported"):
+        client.infer("search", [tensor], request_compression_algorithm="gzip")
+    with pytest.raises(triton.InferenceServerException, match="classification"):
+        client.infer("search", [tensor], outputs=[triton.InferRequestedOutput("ids", class_count=2)])
     with pytest.raises(triton.InferenceServerException, match="24 dimensions"):
         tensor = triton.InferInput("queries", [1, 3], "FP32")
         tensor.set_data_from_numpy(np.zeros((1, 3), np.float32))
         client.infer("search", [tensor])
+
+
+@pytest.mark.parametrize("client", ["kserve", "mlserver"])
+def test_clients_of_others(shared, queries, client):
+    python = Path(__file__).resolve().parents[5] / "build" / "clients" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("there are no clients of KServe and MLServer: requirements/setup.sh clients")
+    saved = io.BytesIO()
+    np.save(saved, queries)
+    command = [python, Path(__file__).parent / "serve_clients.py", client, str(shared.port)]
+    done = subprocess.run(command, input=saved.getvalue(), capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    want = from_json(shared.ask("POST", INFER, as_json(queries, k=5, ef=300))[1])[0]
+    assert len(found) == 4
+    for way, ids in found.items():
+        assert (np.array(ids) == want).all(), way
+
+
+def test_curl(shared, tmp_path, queries):
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    url = f"http://127.0.0.1:{shared.port}"
+    body = tmp_path / "body"
+    body.write_text(json.dumps(as_json(queries, k=3)))
+    infer = ["--data-binary", f"@{body}", f"{url}{INFER}"]
+    for arguments in (
+        infer,
+        ["--http1.0", *infer],
+        ["-H", "Transfer-Encoding: chunked", *infer],
+        ["-H", "Expect: 100-continue", *infer],
+        ["-H", "Accept-Encoding: gzip", "-H", "Content-Type: text/plain; charset=x", *infer],
+        ["--http2", *infer],  # asks for an upgrade, which need not be granted
+        ["--head", f"{url}/v2/health/ready"],
+        ["--head", f"{url}/v2/health/live"],
+        ["--head", f"{url}/metrics"],
+        [f"{url}/v2/health/live", "--next", *infer],  # over one connection
+    ):
+        done = subprocess.run(["curl", "--silent", "--show-error", "--fail", "--max-time", "20", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert done.stdout.count('"ids"') == (f"{url}{INFER}" in arguments)
 
 
 def test_unix_socket(folder, items, queries):
@@ -361,7 +413,8 @@ def test_malformed_requests(shared, queries):
         status, answer, _dummy = shared.ask("POST", INFER, body, extra, connection)  # one connection: none of them may end it
         assert 400 <= status < 500 and list(answer) == ["error"] and answer["error"], (body[:80] if isinstance(body, bytes) else body, answer)
     assert shared.ask("POST", INFER, good, headers, connection)[0] == 200
-    assert shared.ask("POST", INFER, good, {**headers, "Content-Encoding": "gzip"})[0] == 415
+    status, answer, told = shared.ask("POST", INFER, good, {**headers, "Content-Encoding": "gzip"})
+    assert status == 415 and "gzip" in answer["error"] and told["Accept-Encoding"] == "identity"
 
 
 def test_malformed_http(shared):
@@ -421,15 +474,188 @@ def test_connections_are_limited(items):
         assert server.ask("GET", "/v2")[0] == 200
 
 
-def test_bodies_under_way_are_limited(items, queries):
-    with Server(items[0], "--max-pending", "20000") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
-            s.sendall(b"POST %s HTTP/1.1\r\nContent-Length: 15000\r\n\r\n" % INFER.encode())
-            time.sleep(0.2)
-            status, body, headers = server.ask("POST", INFER, *as_binary(queries[:60]))
-            assert status == 503 and headers["Retry-After"] == "1" and body["error"]
-        time.sleep(0.2)
-        assert server.ask("POST", INFER, *as_binary(queries[:60]))[0] == 200
+def post(length: int | None, path: str = INFER, headers: str = "") -> bytes:
+    """The header of a POST whose body has so many bytes; None: comes in chunks."""
+    size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{size}\r\n{headers}\r\n".encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def connect(server: Server, data: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+    """A connection on which `data` was sent."""
+    s = socket.create_connection(("127.0.0.1", server.port), timeout=20, source_address=(source, 0))
+    s.sendall(data)
+    return s
+
+
+def until(condition) -> bool:
+    """Whether it becomes so within a generous time."""
+    return any(condition() or time.sleep(0.02) for _dummy in range(3000))
+
+
+def status_of(s: socket.socket) -> int:
+    """The status that the server answers with, of which only the first bytes are read."""
+    return int(s.recv(12).split()[1])
+
+
+def held(server: Server, of: str) -> float:
+    return server.metric(f'held_bytes{{of="{of}"}}')
+
+
+@pytest.mark.parametrize("length", [None, 16 << 20], ids=["chunked", "announced"])
+def test_slow_senders_cost_their_connections_alone(items, queries, length):
+    part = b'{"inputs": [' + b" " * 1000
+    with Server(items[0], "--max-pending", "1000000") as server, contextlib.ExitStack() as slow:
+        for _dummy in range(40):
+            slow.enter_context(connect(server, post(length) + (chunk(part) if length is None else part)))
+        assert until(lambda: server.metric("connections") > 40)
+        for path in ("/v2/health/ready", "/v2/health/live", "/metrics", "/v2/models/search"):
+            assert server.ask("GET", path)[0] == 200
+        whole, headers = as_binary(queries[:1])
+        assert server.ask("POST", INFER, whole, headers)[0] == 200
+        assert server.ask("POST", INFER, as_json(queries[:1]))[0] == 200
+        body = json.dumps(as_json(queries[:1])).encode()
+        with connect(server, post(None) + chunk(body) + b"0\r\n\r\n") as s:
+            assert status_of(s) == 200
+        assert held(server, "bodies") == 0
+
+
+def test_bodies_are_held_as_they_arrive_and_no_peer_has_all(items, queries):
+    large = np.repeat(queries, 40, 0)  # 268,800 bytes
+    whole, headers = as_binary(large, k=1)
+    with Server(items[0], "--max-pending", "600000") as server:
+        with connect(server, post(len(whole))) as s:
+            assert until(lambda: server.metric("connections") > 1) and held(server, "bodies") == 0
+            s.sendall(whole[:-1])
+            assert until(lambda: held(server, "bodies") > 200_000)
+            status, body, answered = server.ask("POST", INFER, whole, headers)  # half of the memory is the most of one peer
+            assert status == 503 and answered["Retry-After"] == "1" and body["error"]
+            assert server.metric('rejected_total{reason="bodies"}') == 1
+            other = post(len(whole), headers=f"Inference-Header-Content-Length: {headers['Inference-Header-Content-Length']}\r\n")
+            with connect(server, other + whole, "127.0.0.2") as o:
+                assert status_of(o) == 200
+            assert server.ask("POST", INFER, *as_binary(queries))[0] == 200  # a small one goes on
+        assert until(lambda: held(server, "bodies") == 0)
+        assert server.ask("POST", INFER, whole, headers)[0] == 200
+    with Server(items[0], "--max-pending", "600000", "--peer-share", "100") as server, connect(server, post(len(whole)) + whole[:-1]):
+        assert until(lambda: held(server, "bodies") > 200_000)
+        assert server.ask("POST", INFER, whole, headers)[0] == 200
+
+
+def test_strangers_are_answered_on_the_header(folder, items, queries):
+    """Nobody waits for a body that is not wanted, nor makes room for it."""
+    key = folder / "door-key"
+    key.write_text("0123456789abcdef\n")
+    key.chmod(0o600)
+    with Server(items[0], "--api-key-file", str(key), "--max-pending", "1000000") as server, contextlib.ExitStack() as open_:
+        allowed = "Authorization: bearer 0123456789abcdef\r\n"
+        for path, headers, status in (
+            ("/nowhere", "", 401),
+            (INFER, "", 401),
+            (INFER, "Authorization: Bearer 0123456789abcdeX\r\n", 401),
+            (INFER, "Expect: 100-continue\r\n", 401),
+            ("/nowhere", allowed, 404),
+            ("/admin/upsert", allowed, 404),
+            ("/v2/models/other/infer", allowed + "Expect: 100-continue\r\n", 404),
+            ("/v2", allowed, 405),
+            ("/v2/health/ready", "", 405),
+            (INFER, allowed + "Content-Encoding: gzip\r\n", 415),
+            (INFER, allowed + "Expect: 200-ok\r\n", 417),
+        ):
+            for length in (16 << 20, None):
+                assert status_of(open_.enter_context(connect(server, post(length, path, headers)))) == status, (path, headers)
+        assert server.ask("POST", INFER, *(as_binary(queries)[0], {**as_binary(queries)[1], "Authorization": "BEARER 0123456789abcdef"}))[0] == 200
+
+
+def test_results_have_a_bound_that_slow_readers_cannot_use_up(items, queries):
+    large, headers = as_binary(np.repeat(queries, 10, 0), k=300)  # 210,000 results: 2.5 MB, and as much again when encoded
+    request = post(len(large), headers=f"Inference-Header-Content-Length: {headers['Inference-Header-Content-Length']}\r\n") + large
+    with Server(items[0], "--max-results", "12000000", "--request-timeout", "60", "--workers", "1") as server:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", server.port))
+            for _dummy in range(6):  # six answers one after the other, none of which is read
+                slow.sendall(request)
+            assert until(lambda: held(server, "results") > 2_000_000)
+            status, body, answered = server.ask("POST", INFER, large, headers)
+            assert status == 429 and answered["Retry-After"] == "1" and "results" in body["error"]
+            assert server.metric('rejected_total{reason="results"}') == 1
+            with connect(server, request, "127.0.0.2") as other:
+                assert status_of(other) == 200
+            assert server.ask("POST", INFER, *as_binary(queries))[0] == 200  # a small one goes on
+            assert server.ask("GET", "/v2/health/ready")[0] == 200
+        assert until(lambda: held(server, "results") == 0)
+        assert server.ask("POST", INFER, large, headers)[0] == 200
+        status, body, _dummy = server.ask("POST", INFER, as_json(np.repeat(queries, 10, 0), k=300))  # longer as JSON, and never to be had
+        assert status == 413 and "--max-results" in body["error"] and "6000000" in body["error"]
+
+
+def test_a_request_has_a_price(items, queries):
+    with Server(items[0], "--max-cost", str(10 * 400 * DIM), "--workers", "1") as server:
+        assert server.ask("POST", INFER, as_json(queries[:10], ef=400))[0] == 200
+        assert server.ask("POST", INFER, as_json(queries[:1], ef=4000))[0] == 200
+        for more in (as_json(queries[:11], ef=400), as_json(queries[:10], ef=401), as_json(queries[:10], ef=400, filter={"none": ["x"]})):
+            status, body, _dummy = server.ask("POST", INFER, more)
+            assert status == 413 and "--max-cost" in body["error"] and str(10 * 400 * DIM) in body["error"], body
+    with Server(items[0], "--max-cost", str(ITEMS * DIM)) as server:  # no search costs more than to compare all rows
+        assert server.ask("POST", INFER, as_json(queries[:1], ef=100_000))[0] == 200
+        assert server.ask("POST", INFER, as_json(queries[:1], ef=100_000, filter={"none": ["x"]}))[0] == 200
+        assert server.ask("POST", INFER, as_json(queries[:2], ef=100_000))[0] == 413
+
+
+def test_the_work_of_a_client_that_is_gone_is_dropped(items, queries):
+    n = 16_000
+    whole, headers = as_binary(np.resize(queries, (n, DIM)), k=10, ef=5000)  # minutes
+    request = post(len(whole), headers=f"Inference-Header-Content-Length: {headers['Inference-Header-Content-Length']}\r\n") + whole
+    with Server(items[0], "--workers", "1", "--queue", "100000") as server:
+        with connect(server, request):
+            assert until(lambda: server.metric("queries_total") > 0)
+            of_one = held(server, "results")
+        assert until(lambda: server.metric("abandoned_total") == 1)
+        assert server.metric("queries_total") < n and held(server, "results") == held(server, "bodies") == 0
+        before = server.metric("queries_total")
+        assert server.ask("POST", INFER, *as_binary(queries))[0] == 200 and server.metric("queries_total") == before + len(queries)
+        with connect(server, request) as reset:  # two that take turns, one of which ends with a reset
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with connect(server, request):
+                assert until(lambda: held(server, "results") == 2 * of_one > 0)
+        assert until(lambda: server.metric("abandoned_total") == 3)
+        # A client that has only finished asking gets its answer, or is told why it does not.
+        assert server.raw(post(len(small := json.dumps(as_json(queries[:1])).encode())) + small, half_close=True).startswith(b"HTTP/1.1 200")
+        assert b"sending side" in server.raw(request, half_close=True)
+
+
+def test_silent_connections_give_way(items, queries):
+    with Server(items[0], "--max-connections", "8") as server, contextlib.ExitStack() as silent:
+        first = silent.enter_context(connect(server))
+        for data in (b"", b"GET /v2/health/live HT", b"POST ", b"", b"GET ", b"", b""):
+            silent.enter_context(connect(server, data))
+        time.sleep(1.5)
+        for _dummy in range(20):  # each new client finds its place, whoever holds the others
+            assert server.ask("GET", "/v2/health/ready")[0] == 200
+        assert first.recv(1) == b""  # the one that was silent for longest
+        assert server.ask("POST", INFER, as_json(queries[:1]))[0] == 200
+        assert server.metric("silent_connections_closed_total") >= 1
+
+
+def test_a_long_batch_does_not_look_like_a_hang(items, queries):
+    """A worker gives a sign of life with each query, not with each share of a batch, which are 32 of them."""
+    body = json.dumps(as_json(np.resize(queries, (256, DIM)), k=1000, ef=100_000)).encode()
+    with Server(items[0], "--workers", "1") as server:
+        ages = []
+        started = time.monotonic()
+        with connect(server, post(len(body)) + body) as s:
+            s.setblocking(False)
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    assert s.recv(12) == b"HTTP/1.1 200"
+                    break
+                ages.append(server.metric("worker_silence_seconds"))
+        share = (time.monotonic() - started) / (256 / 32)
+        assert np.median(ages) < share / 6
 
 
 def test_keys(folder, items, queries):
@@ -871,7 +1097,8 @@ def run(*options: str) -> subprocess.CompletedProcess:
 def test_help_names_every_option():
     out = run("--help")
     assert out.returncode == 0
-    for option in ("index", "listen", "admin", "cpus", "workers", "queue", "recall-target", "max-body", "api-key-file", "drain-timeout", "replicas"):
+    options = "index listen admin cpus workers queue recall-target max-body api-key-file drain-timeout replicas max-cost max-results peer-share"
+    for option in options.split():
         assert f"--{option} " in out.stdout
 
 
