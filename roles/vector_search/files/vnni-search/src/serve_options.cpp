@@ -131,7 +131,7 @@ std::string help(const std::vector<Option>& table) {
     text << "usage: vnni-search serve --index FILE [options]\n\n"
             "Serves an index by the Open Inference Protocol (KServe v2, REST): queries FP32 [n, d] in, ids INT64 [n, k] and\n"
             "distances FP32 [n, k] out, as JSON or binary tensors. Where fewer than k rows are found, ids end in -1 and\n"
-            "distances in 3.4028235e38. Request parameters: k, ef or recall_target, filter.\n"
+            "distances in 3.4028235e38. Request parameters: k, ef or recall_target, filter; others are ignored, null is absent.\n"
             "GET /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME, /metrics; POST /v2/models/NAME/infer.\n"
             "At --admin: GET /admin/status; POST /admin/swap, upsert (inputs ids INT64 [n], vectors FP32 [n, d]; parameter tags), delete\n"
             "(ids), snapshot, consolidate.\n"
