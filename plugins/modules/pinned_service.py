@@ -90,6 +90,13 @@ options:
     description: Whether the sandbox lets the service speak with this machine alone.
     type: bool
     default: true
+  limits:
+    description:
+      - What an instance may use up, C(MemoryMax), C(MemoryHigh), C(TasksMax) or C(LimitCORE), as numbers, with K, M, G, T or % behind them,
+        or as C(infinity).
+      - Unless they are given, C(TasksMax) is 4096 and C(LimitCORE) is 0.
+    type: dict
+    default: {}
   data:
     description: What the service serves, by digest. When only this changes, instances are reloaded instead of restarted; needs O(notify=true).
     type: str
@@ -196,6 +203,7 @@ def main():
             "writable": {"type": "list", "elements": "path", "default": []},
             "jit": {"type": "bool", "default": False},
             "loopback": {"type": "bool", "default": True},
+            "limits": {"type": "dict", "default": {}},
             "data": {"type": "str", "default": ""},
             "links": {"type": "dict", "default": {}},
             "ready_url": {"type": "str"},
@@ -221,6 +229,7 @@ def main():
         writable=options["writable"],
         jit=options["jit"],
         loopback=options["loopback"],
+        limits=options["limits"],
         data=options["data"],
         start_timeout=options["timeout"],
     )

@@ -81,6 +81,17 @@ def test_loopback_and_machine_code_are_closed_unless_asked_for():
         assert setting(opened, name) == []
 
 
+def test_what_an_instance_may_use_up_is_limited():
+    text = service().unit(0, INSTANCE)
+    assert setting(text, "LimitCORE") == ["0"] and setting(text, "TasksMax") == ["4096"] and setting(text, "MemoryMax") == []
+    text = service(limits={"MemoryMax": "24G", "TasksMax": 100, "LimitCORE": "infinity"}).unit(0, INSTANCE)
+    assert setting(text, "LimitCORE") == ["infinity"] and setting(text, "TasksMax") == ["100"] and setting(text, "MemoryMax") == ["24G"]
+    assert not list(service(limits={"MemoryMax": "80%"}).problems(1))
+    assert "none of LimitCORE, MemoryHigh, MemoryMax, TasksMax" in "".join(service(limits={"ExecStartPre": "/bin/true"}).problems(1))
+    assert "24 gigabytes" in "".join(service(limits={"MemoryMax": "24 gigabytes"}).problems(1))
+    assert "neither a number" in "".join(service(limits={"MemoryMax": "1G\nExecStartPre=/bin/true"}).problems(1))
+
+
 @pytest.mark.parametrize("instance", [{"memory_policy": "bind", "memory_node": ""}, {"memory_policy": None, "memory_node": "1"}])
 def test_half_a_memory_policy_is_none(instance):
     assert "NUMA" not in service().unit(0, {**INSTANCE, **instance})

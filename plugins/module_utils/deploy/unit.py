@@ -44,6 +44,10 @@ SystemCallFilter=~@privileged
 UMask=0077
 """
 
+# What a unit may use up. A core file would hold what clients asked for, and keys.
+_LIMITED = ("LimitCORE", "MemoryHigh", "MemoryMax", "TasksMax")
+_LIMITS = {"LimitCORE": "0", "TasksMax": "4096"}
+
 # The line that names the data a service serves: the only one that may change without a restart.
 _DATA_LINE = re.compile(r"^X-AinodeData=.*\n", re.MULTILINE)
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./%$-]+\Z")
@@ -71,6 +75,7 @@ class Service:
         writable=(),
         jit=False,
         loopback=True,
+        limits=None,
         data="",
         start_timeout=90,
     ):
@@ -85,6 +90,7 @@ class Service:
         self.writable = writable
         self.jit = jit
         self.loopback = loopback
+        self.limits = {**_LIMITS, **{key: str(value) for key, value in (limits or {}).items()}}
         self.data = data
         self.start_timeout = start_timeout
 
@@ -107,6 +113,11 @@ class Service:
         for key, path in self.credentials.items():
             if not (re.fullmatch(r"[A-Za-z0-9._-]+", key) and str(path).startswith("/")):
                 yield f"credential '{key}: {path}' is not a plain name and an absolute path"
+        for key, value in self.limits.items():
+            if key not in _LIMITED:
+                yield f"limit '{key}' is none of {', '.join(_LIMITED)}"
+            elif not re.fullmatch(r"[0-9]+[KMGT%]?|infinity", value):
+                yield f"limit '{key}: {value}' is neither a number (with K, M, G, T or % behind it) nor infinity"
         for key in self.environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
                 yield f"environment '{key}' is not a variable's name"
@@ -166,6 +177,7 @@ class Service:
         lines += [f"TimeoutStartSec={self.start_timeout}", "TimeoutStopSec=60", "Restart=always", "RestartSec=2", f"CPUAffinity={instance['cpus']}"]
         if instance.get("memory_policy") and instance.get("memory_node") not in (None, ""):
             lines += [f"NUMAPolicy={instance['memory_policy']}", f"NUMAMask={instance['memory_node']}"]
+        lines += [f"{key}={value}" for key, value in sorted(self.limits.items())]
         if self.writable:
             lines.append("ReadWritePaths=" + " ".join(_quote(path) for path in self.writable))
         if self.loopback:
