@@ -10,9 +10,10 @@ namespace vnni {
 
 // --- the pool ---
 
-// Floats in an order that unsigned integers share (their lowest bit gives way), then the slot, then the expanded mark.
+// Floats in an order that unsigned integers share (their lowest bit gives way), then the slot, then the expanded mark. One row has one key: zero has
+// two signs, by which way it was computed, and a row with both would be found twice.
 static uint64_t key_of(float distance, uint32_t slot) {
-    const uint32_t bits = std::bit_cast<uint32_t>(distance);
+    const uint32_t bits = std::bit_cast<uint32_t>(distance + 0.0f);
     const uint32_t ordered = bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
     return uint64_t(ordered >> 1) << 33 | uint64_t(slot) << 1;
 }
