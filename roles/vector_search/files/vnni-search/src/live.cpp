@@ -486,9 +486,12 @@ void LiveIndex::link(uint32_t slot, uint32_t but) {
         if (!there) {
             theirs.assign(neighbours, end);
             theirs.push_back(slot);
-            constexpr int most = 4;  // dead neighbours whose own ones take their place
-            for (uint32_t i = 0, dead = 0; i < degree && dead < most; ++i)
-                if (const uint32_t s = neighbours[i]; s != slot && parent_[s] == kNoSlot) theirs.insert(theirs.end(), list(s), list(s) + degree), ++dead;
+            // Where dead rows crowd the neighbours of some take their place; else the live ones that are left do.
+            constexpr uint32_t most = 4;
+            const auto dead = [&](uint32_t s) { return s != slot && parent_[s] == kNoSlot; };
+            uint32_t heard = std::count_if(neighbours, end, dead) > degree / 4 ? 0 : most;
+            for (uint32_t i = 0; i < degree && heard < most; ++i)
+                if (dead(neighbours[i])) theirs.insert(theirs.end(), list(neighbours[i]), list(neighbours[i]) + degree), ++heard;
             choose(other, theirs, slot);
             set_list(other, theirs);
             there = std::find(theirs.begin(), theirs.end(), slot) != theirs.end();

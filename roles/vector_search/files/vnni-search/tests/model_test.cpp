@@ -20,6 +20,10 @@
 #include "build.hpp"
 #include "live.hpp"
 
+// A killed process leaves the kernel's pages behind: waiting for a disk would show nothing.
+extern "C" int fsync(int) { return 0; }
+extern "C" int fdatasync(int) { return 0; }
+
 using namespace vnni;
 namespace fs = std::filesystem;
 
@@ -249,8 +253,8 @@ void Sequence::run() {
     options_.sync = Sync::never;
     options_.consolidate_share = below(2) ? 0.1 : 2;
     options_.interval = 0.01;
-    // A walk, not a scan, is what has to be right: every other sequence has more rows than are scanned.
-    build_file(path_, seed_ % 4 == 0 ? 4200 + below(1500) : 1 + below(400));
+    // A walk, not a scan, is what has to be right: one sequence in 16 has more rows than are scanned.
+    build_file(path_, seed_ % 16 == 0 ? 4200 + below(1500) : 1 + below(400));
     open();
     check();
     const int steps = 12;
