@@ -53,6 +53,7 @@ class _Core(NamedTuple):
     cpu: int
     socket: int | None
     kind: str | None
+    number: int  # its place in the facts: the same core for every workload, whichever of its CPUs that may use
 
 
 def place(
@@ -67,6 +68,7 @@ def place(
     kmp_blocktime=1,
     omp_proc_bind="false",
     env=None,
+    within=None,
 ):
     """Return the instances of `workload` on the node that `facts` (ansible_facts.ainode; its cpu, numa and memory) describe.
 
@@ -81,19 +83,18 @@ def place(
     allow_cross_node     instances may span nodes and sockets: cores left over in several nodes are put together.
     use_isolated         give out isolated CPUs (isolcpus=, nohz_full=) too.
     kmp_blocktime, omp_proc_bind, env   see environment(); `env` adds variables, and takes one out whose value is None.
+    within               the CPUs to choose from, each the one of its core that usable_cores() gives; None: all of those.
 
     Raises ValueError that names the value, what was expected and what to do.
     """
-    rule = _RULES.get(str(workload))
-    if rule is None:
-        raise ValueError(f"workload is '{workload}': give one of {', '.join(WORKLOADS)}")
-    size = None if cores_per_instance is None else _whole("cores_per_instance", cores_per_instance, 1)
-    wanted = None if instances is None else _whole("instances", instances, 1)
-    reserved = _whole("reserved_cores", reserved_cores, 0)
-    memory = 0 if memory_per_instance is None else _whole("memory_per_instance", memory_per_instance, 1)
+    rule = _rule(workload)
+    size = None if cores_per_instance is None else whole("cores_per_instance", cores_per_instance, 1)
+    wanted = None if instances is None else whole("instances", instances, 1)
+    reserved = whole("reserved_cores", reserved_cores, 0)
+    memory = 0 if memory_per_instance is None else whole("memory_per_instance", memory_per_instance, 1)
     cpu, nodes = _sections(facts)
 
-    cores = _usable_cores(cpu, workload, use_isolated, reserved)
+    cores = _within_limits(facts, workload, use_isolated, reserved, within)
     groups = _groups(cores, "machine" if allow_cross_node else rule.unit)
     largest = max(sum(map(len, group)) for group in groups)
     if size and size > max(largest, _MOST_ONLINE_CORES):
@@ -109,24 +110,28 @@ def place(
     capacity = {number: node.get("memory_bytes") for number, node in nodes.items()}
     capacity.setdefault(None, (facts.get("memory") or {}).get("total_bytes"))
     chosen = _choose(chunks, homes, capacity, memory, wanted)
+    return [instance(facts, f"{workload}-{number}", chunk, kmp_blocktime, omp_proc_bind, env) for number, chunk in enumerate(chosen)]
 
-    placed = []
-    for chunk in chosen:
-        chunk_nodes = {core.node for core in chunk}
-        memory_nodes = {homes[node] for node in chunk_nodes} - {None}
-        variables = environment(len(chunk), kmp_blocktime, omp_proc_bind, env)
-        placed.append(
-            {
-                "name": f"{workload}-{len(placed)}",
-                "numa_node": chunk_nodes.pop() if len(chunk_nodes) == 1 else None,
-                "cpus": cpulist.render(core.cpu for core in chunk),
-                "threads": len(chunk),
-                "memory_node": cpulist.render(memory_nodes) or None,
-                "memory_policy": None if not memory_nodes else "bind" if len(memory_nodes) == 1 else "interleave",
-                "env": variables,
-            }
-        )
-    return placed
+
+def instance(facts, name, cores, kmp_blocktime=1, omp_proc_bind="false", env=None):
+    """Return the instance (see place()) called `name` that has the _Cores `cores`."""
+    _cpu, nodes = _sections(facts)
+    cores_nodes = {core.node for core in cores}
+    memory_nodes = {_home(node, nodes) for node in cores_nodes} - {None}
+    return {
+        "name": name,
+        "numa_node": cores_nodes.pop() if len(cores_nodes) == 1 else None,
+        "cpus": cpulist.render(core.cpu for core in cores),
+        "threads": len(cores),
+        "memory_node": cpulist.render(memory_nodes) or None,
+        "memory_policy": None if not memory_nodes else "bind" if len(memory_nodes) == 1 else "interleave",
+        "env": environment(len(cores), kmp_blocktime, omp_proc_bind, env),
+    }
+
+
+def stays_within(workload, cores, allow_cross_node=False):
+    """Return whether one instance of `workload` may have the _Cores `cores`: those of one node, or of one socket, by its rule."""
+    return allow_cross_node or len({getattr(core, _rule(workload).unit) for core in cores}) == 1
 
 
 def environment(threads, kmp_blocktime=1, omp_proc_bind="false", env=None):
@@ -147,7 +152,7 @@ def environment(threads, kmp_blocktime=1, omp_proc_bind="false", env=None):
         # One place a CPU of the process's own mask. It names no CPU, and so it is right for every instance.
         "OMP_PLACES": "threads" if bind != "false" else None,
         "KMP_AFFINITY": "granularity=fine,compact,1,0",
-        "KMP_BLOCKTIME": _whole("kmp_blocktime", kmp_blocktime, 0),
+        "KMP_BLOCKTIME": whole("kmp_blocktime", kmp_blocktime, 0),
         "KMP_SETTINGS": 0,
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": 1,
@@ -165,7 +170,7 @@ def environment(threads, kmp_blocktime=1, omp_proc_bind="false", env=None):
     return {str(name): str(value) for name, value in variables.items() if value is not None}
 
 
-def _whole(name, value, least):
+def whole(name, value, least):
     """Return `value` as an int of at least `least`; text as the command line's extra variables give it counts too."""
     number = int(value) if isinstance(value, str) and value.strip().isdigit() and value.isascii() else value
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
@@ -181,13 +186,26 @@ def _sections(facts):
     return facts["cpu"], {node["id"]: node for node in facts["numa"].get("nodes") or []}
 
 
-def _usable_cores(cpu, workload, use_isolated, reserved):
-    """Return the _Cores that the instances of `workload` may have, in order; at least one."""
+def _rule(workload):
+    rule = _RULES.get(str(workload))
+    if rule is None:
+        raise ValueError(f"workload is '{workload}': give one of {', '.join(WORKLOADS)}")
+    return rule
+
+
+def quota(facts):
+    """Return how many CPUs may run at a time where a CPU quota makes that fewer than may be used; None without one."""
+    usable = _sections(facts)[0].get("usable") or {}
+    count = usable.get("count")
+    # A quota lets us run on every CPU, but not on all at a time.
+    return max(count, 1) if count is not None and count < len(cpulist.parse(usable.get("cpus") or "")) else None
+
+
+def usable_cores(facts, workload, use_isolated=False):
+    """Return the _Cores that `workload` may use on the node, by NUMA node, socket and CPU; a CPU quota is not looked at. ValueError for none."""
+    cpu, _nodes = _sections(facts)
     usable = cpu.get("usable") or {}
     allowed = set(cpulist.parse(usable.get("cpus") or cpu.get("online") or ""))
-    count = usable.get("count")
-    # A CPU quota lets us run on every CPU, but not on all at a time.
-    quota = count if count is not None and count < len(allowed) else None
     # What no scheduler balances over (isolcpus=), and what the tick leaves alone (nohz_full=): both are set aside for somebody.
     isolated = set(cpulist.parse(cpu.get("isolated") or "")) | set(cpulist.parse(cpu.get("nohz_full") or ""))
     if not use_isolated:
@@ -199,13 +217,13 @@ def _usable_cores(cpu, workload, use_isolated, reserved):
         allowed &= set(cpulist.parse(cpu["online"]))
 
     cores = []
-    for core in cpu.get("cores") or []:
-        siblings = [number for number in cpulist.parse(core["cpus"]) if number in allowed]
+    for number, core in enumerate(cpu.get("cores") or []):
+        siblings = [sibling for sibling in cpulist.parse(core["cpus"]) if sibling in allowed]
         if siblings:
-            cores.append(_Core(core.get("node"), siblings[0], core.get("socket"), core.get("kind")))
+            cores.append(_Core(core.get("node"), siblings[0], core.get("socket"), core.get("kind"), number))
     if not cpu.get("cores"):
-        cores = [_Core(None, number, None, None) for number in allowed]
-    if not _RULES[workload].efficiency:
+        cores = [_Core(None, number, None, None, number) for number in allowed]
+    if not _rule(workload).efficiency:
         # A host that was given efficiency cores alone works with those.
         cores = [core for core in cores if core.kind == "performance"] or cores
     if not cores:
@@ -214,11 +232,18 @@ def _usable_cores(cpu, workload, use_isolated, reserved):
             f"'{usable.get('cpus') or ''}', online '{cpu.get('online') or ''}', isolated '{cpulist.render(isolated)}'"
             + ("" if use_isolated or not isolated else "; use_isolated gives the isolated ones out")
         )
-    budget = len(cores) if quota is None else min(len(cores), max(quota, 1))
+    return sorted(cores, key=_order)
+
+
+def _within_limits(facts, workload, use_isolated, reserved, within):
+    """Return the _Cores that the instances of `workload` may have, in order; at least one."""
+    cores = [core for core in usable_cores(facts, workload, use_isolated) if within is None or core.cpu in within]
+    limit = quota(facts)
+    budget = len(cores) if limit is None else min(len(cores), limit)
     if reserved >= budget:
-        quota_text = f" under a CPU quota of {quota}" if budget < len(cores) else ""
+        quota_text = f" under a CPU quota of {limit}" if budget < len(cores) else ""
         raise ValueError(f"reserved_cores is {reserved}, and {workload} can use {budget} cores{quota_text}: leave at least one")
-    return sorted(cores, key=_order)[reserved:budget]
+    return cores[reserved:budget]
 
 
 def _order(core):

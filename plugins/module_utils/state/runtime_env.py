@@ -92,6 +92,7 @@ def _render(env, path, title):
     """Return the text of an environment file."""
     lines = [
         f"# {title} Written by ainode.cpu.runtime_env: changes made here are lost.",
+        "# It takes the whole node, beside other workloads and services: those that run together have cores of their own in /etc/ainode/plan.json.",
         f"# systemd: EnvironmentFile={path}",
         f"# shell:   set -a; . {path}; set +a",
     ]
