@@ -20,7 +20,7 @@ from ansible_collections.ainode.cpu.plugins.module_utils.audit.evidence import c
 from ansible_collections.ainode.cpu.plugins.module_utils.audit.rows import RECOMMENDATIONS, RECOMMENDED, VERDICTS, audit, expectations, summary, table
 from ansible_collections.ainode.cpu.plugins.module_utils.facts.gather import gather
 from ansible_collections.ainode.cpu.plugins.module_utils.host.host import Host
-from ansible_collections.ainode.cpu.plugins.module_utils.state import cpu_power, runtime_env
+from ansible_collections.ainode.cpu.plugins.module_utils.state import cpu_power, node_plan, runtime_env
 from hypothesis import given, strategies
 
 KEYS = ["id", "section", "what", "expected", "live", "after_reboot", "reason", "verdict", "remedy"]
@@ -544,6 +544,77 @@ def test_services_are_bound(xeon, arguments, verdict, reason):
     service(xeon, "ainode-demo-0.service", **arguments)
     row = audited(xeon)["numa.binding"]
     assert (row["verdict"], row["reason"]) == (verdict, reason)
+
+
+def planned(root, machine, services, deployed=None):
+    """Write the plan of `services` on the machine that `machine` describes, and the units of it, or those of another plan."""
+    plan = node_plan.workloads.plan(machine, services)
+    for path, content in node_plan.files(plan).items():
+        state.write(root, path, content["content"])
+    for name, asked in (deployed or plan)["services"].items():
+        for number, one in enumerate(asked["instances"]):
+            service(root, f"ainode-{name}-{number}.service", one["cpus"], one["memory_policy"], one["memory_node"])
+    return plan
+
+
+SERVICES = [{"name": "search", "workload": "search"}, {"name": "models", "workload": "online"}]
+
+
+def test_services_on_the_cores_of_the_plan_pass(xeon):
+    planned(xeon, gather(Host(str(xeon))), SERVICES)
+    rows = audited(xeon)
+    assert verdicts(rows, "cores.shared", "numa.binding") == ["pass", "pass"]
+    assert rows["cores.shared"]["live"] == "2 instances, none on cores that others have too"
+
+
+def test_services_that_were_placed_each_on_the_whole_node_fail(xeon):
+    machine = gather(Host(str(xeon)))
+    alone = {name: node_plan.workloads.plan(machine, [one])["services"][name] for name, one in zip(("search", "models"), SERVICES, strict=True)}
+    for name, one in alone.items():
+        for number, placed in enumerate(one["instances"]):
+            service(xeon, f"ainode-{name}-{number}.service", placed["cpus"], placed["memory_policy"], placed["memory_node"])
+    row = audited(xeon)["cores.shared"]
+    assert row["verdict"] == "fail"
+    assert row["reason"].startswith("ainode-models-0.service and ainode-search-0.service share the CPUs 0-7; ")
+    planned(xeon, machine, SERVICES, {"services": alone})
+    row = audited(xeon)["cores.shared"]
+    assert row["verdict"] == "fail"
+    assert "ainode-models-0.service is on the CPUs 0-7, not on 10-17 as the plan says" in row["reason"]
+    assert "ainode-models-1.service is not in the plan, which has fewer instances of its service" in row["reason"]
+
+
+def test_cores_that_the_plan_shares_are_advice(xeon):
+    machine = gather(Host(str(xeon)))
+    before = node_plan.workloads.plan(machine, SERVICES[:1])
+    shared = node_plan.workloads.plan(machine, SERVICES[1:], before)
+    planned(xeon, machine, SERVICES, shared)
+    state.write(xeon, node_plan.PLAN, json.dumps(shared))
+    row = audited(xeon)["cores.shared"]
+    assert (row["verdict"], row["reason"]) == ("advice", "models and search share the CPUs 0-7,10-17")
+
+
+def test_the_other_thread_of_a_core_is_that_core(xeon):
+    service(xeon, "ainode-a-0.service", "0-3")
+    service(xeon, "ainode-b-0.service", "23-24")
+    service(xeon, "ainode-page-0.service", "0-39", policy="interleave", mask="0-1")
+    row = audited(xeon)["cores.shared"]
+    assert (row["verdict"], row["reason"]) == ("fail", "ainode-a-0.service and ainode-b-0.service share the CPUs 3")
+
+
+def test_memory_elsewhere_than_planned_fails(xeon):
+    planned(xeon, gather(Host(str(xeon))), SERVICES)
+    service(xeon, "ainode-search-0.service", "0-9", mask="1")
+    row = audited(xeon)["numa.binding"]
+    assert (row["verdict"], row["reason"]) == ("fail", "ainode-search-0.service has its memory on node 1, not on 0 as the plan says")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "services": {"a": {}}, "shared": []}', '{"version": 1, "services": {}}'])
+def test_a_damaged_plan_fails(xeon, text):
+    state.write(xeon, node_plan.PLAN, text)
+    rows = audited(xeon)
+    check_form(rows)
+    assert rows["cores.shared"]["verdict"] == "fail"
+    assert "/etc/ainode/plan.json is not what the role plan writes" in rows["cores.shared"]["reason"]
 
 
 def test_a_service_whose_process_has_just_ended_is_not_running(xeon):

@@ -12,7 +12,7 @@ from ..host import cpulist
 from ..host.boot import Boot
 from ..host.host import UNITS, SettingsError
 from ..programs import ainode_run
-from ..state import cpu_power, hugepages, memory_policy
+from ..state import cpu_power, hugepages, memory_policy, node_plan
 
 _CPU = "/sys/devices/system/cpu"
 
@@ -44,6 +44,7 @@ def collect(host, facts, expected):
     hugepages          {"wanted", "live", "boot"}, each {kB: {node: count}} (the node None without NUMA), source (of boot) and reason (why not
                        applicable); or {"error": text} when this host cannot have what is expected
     workloads          {workload: [instance]}: the placement that ainode-run and the environment files give; None when its file is damaged
+    plan               the node's plan, as state.node_plan.read() gives it; None when its file is damaged
     services           [{unit, cpus, memory_policy, memory_nodes, running}]: the pinned units; `running` is the cpulist in force, None when stopped
     exposure           {unit: how exposed systemd rates it, 0 (best) to 10, None where it does not}: the units that answer requests
     """
@@ -60,6 +61,7 @@ def collect(host, facts, expected):
         "khugepaged_defrag": host.read(memory_policy.OPTIONS["khugepaged_defrag"].path),
         "hugepages": _hugepages(host, boot, facts, expected.get("hugepages") or []),
         "workloads": _workloads(host),
+        "plan": _plan(host),
         "services": _services(host),
         "exposure": _exposure(host),
     }
@@ -219,6 +221,13 @@ def _workloads(host):
         )
         return workloads if sound else None
     except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _plan(host):
+    try:
+        return node_plan.read(host)
+    except node_plan.PlanError:
         return None
 
 

@@ -22,7 +22,7 @@ import textwrap
 
 from ..host import cpulist
 from ..programs import ainode_run
-from ..state import cpu_power, hugepages, memory_policy
+from ..state import cpu_power, hugepages, memory_policy, node_plan
 
 # What a node is audited against where the caller expects nothing else: what the roles cpu_power and hugepages set by default, which is the
 # guide's wherever it names a value.
@@ -78,6 +78,7 @@ class _Host:
         self.hugepages = evidence["hugepages"]
         self.khugepaged_defrag = evidence["khugepaged_defrag"]
         self.broken_placement = evidence["workloads"] is None
+        self.plan = evidence["plan"]
         self.services = evidence["services"]
         self.exposure = evidence["exposure"]
         self.expected = expected
@@ -530,12 +531,17 @@ def _numa(host):
         for instances in host.workloads.values()
         for instance in instances
     ]
+    planned = _planned(host)
     for service in host.services:
         running = None if service["running"] is None else cpulist.parse(service["running"])
         bound.append({"name": service["unit"], "cpus": _cpus(service), "policy": service["memory_policy"], "running": running})
     if not bound:
         return _not_applicable(_NO_PLACEMENT, expected=wanted)
     wrong, split = [], []
+    for service in host.services:
+        memory = planned[service["unit"]]["memory_node"] if service["unit"] in planned else service["memory_nodes"]
+        if memory != service["memory_nodes"]:
+            wrong.append(f"{service['unit']} has its memory on node {service['memory_nodes']}, not on {memory} as the plan says")
     for one in bound:
         homes = {node_of.get(cpu) for cpu in one["cpus"]}
         if one["policy"] != ("bind" if len(homes) == 1 else "interleave"):
@@ -548,6 +554,54 @@ def _numa(host):
     if wrong:
         return _failed(wanted, live, "; ".join(wrong[:3]) + ("" if len(wrong) <= 3 else f" and {len(wrong) - 3} more"))
     return {**_met(wanted, live), "reason": f"interleaved over the nodes of a socket: {', '.join(split[:3])}" if split else ""}
+
+
+def _planned(host):
+    """Return {unit: its instance in the plan}."""
+    return {
+        f"ainode-{name}-{number}.service": one
+        for name, service in (host.plan or {"services": {}})["services"].items()
+        for number, one in enumerate(service["instances"])
+    }
+
+
+def _shared_cores(host):
+    """Judge the units of services: each on the cores that the plan gives it, and no two on the same core."""
+    wanted = "each instance on its own cores"
+    if host.plan is None:
+        return _failed(wanted, None, f"{node_plan.PLAN} is not what the role plan writes: nobody can tell whose the cores are")
+    planned = _planned(host)
+    usable = set(cpulist.parse(host.fact("cpu", "usable", "cpus") or host.fact("cpu", "online") or ""))
+    # What may run everywhere, such as a page that waits for the services, has no cores of its own.
+    units = {service["unit"]: _cpus(service) for service in host.services}
+    units = {unit: cpus for unit, cpus in units.items() if unit in planned or set(cpus) < usable}
+    if not units:
+        return _not_applicable("no pinned service is deployed", expected=wanted)
+    core_of = {cpu: number for number, core in enumerate(host.fact("cpu", "cores") or []) for cpu in cpulist.parse(core["cpus"])}
+    wrong = [
+        f"{unit} is on the CPUs {cpulist.render(cpus)}, not on {planned[unit]['cpus']} as the plan says"
+        for unit, cpus in units.items()
+        if unit in planned and cpus != _cpus(planned[unit])
+    ]
+    wrong += [
+        f"{unit} is not in the plan, which has fewer instances of its service"
+        for unit in units
+        if unit not in planned and re.sub(r"^ainode-|-\d+\.service$", "", unit) in host.plan["services"]
+    ]
+    sharing = set()
+    for number, first in enumerate(units):
+        for second in list(units)[number + 1 :]:
+            common = [cpu for cpu in units[first] if core_of.get(cpu, cpu) in {core_of.get(other, other) for other in units[second]}]
+            sharing.update((first, second) if common else ())
+            # Of units in the plan, those that are elsewhere are named above; what others share the plan says.
+            if common and not (first in planned and second in planned):
+                wrong.append(f"{first} and {second} share the CPUs {cpulist.render(common)}")
+    live = f"{len(units)} instance{'' if len(units) == 1 else 's'}, {len(sharing) or 'none'} on cores that others have too"
+    if wrong:
+        return _failed(wanted, live, "; ".join(wrong[:3]) + ("" if len(wrong) <= 3 else f" and {len(wrong) - 3} more"))
+    if sharing:
+        return _advice(wanted, live, "; ".join(host.plan["shared"]))
+    return _met(wanted, live)
 
 
 def _sandbox(host):
@@ -594,6 +648,7 @@ _IN_SETUP = "change it in the firmware's setup (BIOS)"
 _POWER = "run playbooks/ai-node.yml (role cpu_power)"
 _ENVIRONMENT = "run playbooks/ai-node.yml (role runtime_env)"
 _PLAN = "give runtime_env_workloads another cores_per_instance, where the node has the cores"
+_DIVISION = "run playbooks/ai-node.yml with plan_replan=true, which divides the cores anew, and give a service that is too many to another node"
 _PAGES = "run playbooks/ai-node.yml (role hugepages)"
 
 # id, section, what, remedy, judge: in the guide's order, then our own.
@@ -626,6 +681,7 @@ RECOMMENDATIONS = [
     ),
     ("cores.online", _CORES, "An online instance has 8 to 16 cores", _PLAN, _cores("online", "node", "8 to 16", lambda cores: 8 <= cores <= 16)),
     ("cores.batch", _CORES, "A batch instance has more than 20 cores", _PLAN, _cores("batch", "socket", "more than 20", lambda cores: cores > 20)),
+    ("cores.shared", _OWN, "No two instances of services share a core", _DIVISION, _shared_cores),
     ("numa.binding", "NUMA Configuration", "Instances run on one NUMA node and use its memory", _ENVIRONMENT, _numa),
     ("power.governor", "Configuration of Linux Performance Governor", "The CPU frequency governor is performance", _POWER, _governor),
     ("power.idle_states", "CPU C-States Settings", "Idle states that take long to leave are disabled", _POWER, _idle_states),
