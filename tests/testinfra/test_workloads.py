@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -88,18 +89,38 @@ def test_ainode_run_refuses_an_instance_that_is_not_there(host, placement):
     assert "9999" in done.stderr
 
 
-def test_running_services_are_where_their_units_say(host):
+@pytest.fixture(scope="module")
+def pinned(host):
+    """Return {unit: (the CPUs its unit gives it, the CPUs its process may use)} of the pinned services that run."""
     if not host.file("/run/systemd/system").is_directory:
         pytest.skip("systemd does not run here")
     units = re.findall(
         r"^(ainode-\S+\.service)", host.check_output("systemctl list-units --no-legend --plain --state=running 'ainode-*.service'"), re.MULTILINE
     )
-    pinned = []
+    found = {}
     for unit in units:
         shown = dict(line.split("=", 1) for line in host.check_output("systemctl show %s -p CPUAffinity -p MainPID", unit).splitlines())
         if shown.get("CPUAffinity") and shown["MainPID"] != "0":
-            pinned.append(unit)
             status = host.file(f"/proc/{shown['MainPID']}/status").content_string
-            assert expand(re.search(r"Cpus_allowed_list:\s*(\S+)", status).group(1)) == expand(shown["CPUAffinity"]), unit
-    if not pinned:
+            found[unit] = expand(shown["CPUAffinity"]), expand(re.search(r"Cpus_allowed_list:\s*(\S+)", status).group(1))
+    if not found:
         pytest.skip("no pinned service of this collection runs here")
+    return found
+
+
+def test_running_services_are_where_their_units_say(pinned):
+    for unit, (wanted, allowed) in pinned.items():
+        assert allowed == wanted, unit
+
+
+def test_running_services_share_no_core(host, pinned, topology):
+    plan = host.file("/etc/ainode/plan.json")
+    # A node that is too small says so.
+    if plan.exists and json.loads(plan.content_string)["shared"]:
+        pytest.skip("the plan of this node says that services share cores")
+    owners = {}
+    for unit, (_wanted, allowed) in pinned.items():
+        # What may run on every CPU waits for the others, and has no core of its own.
+        if allowed < set(topology):
+            for core in {topology[cpu][0] for cpu in allowed}:
+                assert owners.setdefault(core, unit) == unit, f"{unit} and {owners[core]} share core {core}"

@@ -91,6 +91,14 @@ def fake(**changes):
     return lambda root: (root / "fake.json").write_text(json.dumps({**json.loads((root / "fake.json").read_text()), **changes}))
 
 
+def second_service(root):
+    """Let another service run on a core of the first."""
+    (root / "proc/79").mkdir()
+    (root / "proc/79/status").write_text("Name:\tother\nCpus_allowed_list:\t1-2\n")
+    services = json.loads((root / "fake.json").read_text())["services"]
+    fake(services={**services, "ainode-other-0.service": ["1 2", 79]})(root)
+
+
 def placed(change):
     """Return the deed that changes the placement: `change` is called with its workloads."""
 
@@ -207,6 +215,7 @@ WRONG = [
         ["test_ainode_run_pins_what_it_starts", "test_ainode_run_binds_memory", "test_ainode_run_refuses_an_instance_that_is_not_there"],
     ),
     ("total", put("proc/77/status", "Cpus_allowed_list:\t0-7\n"), ["test_running_services_are_where_their_units_say"]),
+    ("total", second_service, ["test_running_services_share_no_core"]),
 ]
 
 

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Print where each instance of the services runs and where its memory lies, and fail unless that is a NUMA node of its own.
+"""Print where each instance of the services runs and where its memory lies; fail unless that is one NUMA node, and no two have a core in common.
 
-Runs on the test host as root. It knows the units' names and their ports, and asks systemctl, taskset, numactl, numastat, ss and the kernel.
+Runs on the test host as root. It knows the units' names and their ports, and asks systemctl, taskset, numactl, numastat, lscpu, ss and the kernel.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def nodes():
     """Return {node: its set of CPUs}."""
     lines = re.findall(r"^node (\d+) cpus: ([\d ]+)$", output("numactl", "--hardware"), re.MULTILINE)
     return {int(node): {int(cpu) for cpu in listed.split()} for node, listed in lines}
+
+
+def cores():
+    """Return {CPU: its core}."""
+    return {int(cpu): core for cpu, core in re.findall(r"^(\d+),(\d+)", output("lscpu", "--parse=CPU,CORE"), re.MULTILINE)}
 
 
 def instances(service):
@@ -84,14 +89,15 @@ def ask(url, body=None):
 
 
 def judge(service, machine):
-    """Print a line for each instance of a service, and return the node of each."""
+    """Print a line for each instance of a service, and return (its node, its CPUs) of each."""
     first_port, model, request = SERVICES[service]
-    for port in range(first_port, first_port + len(machine)):
+    found = instances(service)
+    for port in range(first_port, first_port + len(found)):
         ask(f"http://127.0.0.1:{port}/v2/health/ready")
         # Memory that no request has used yet shows little.
         assert ask(f"http://127.0.0.1:{port}/v2/models/{model}/infer", {"inputs": [request]})["outputs"]
-    homes = []
-    for unit, pid in instances(service).items():
+    places = []
+    for unit, pid in found.items():
         allowed = threads(pid)
         inside = [node for node, there in machine.items() if allowed <= there]
         assert len(inside) == 1, f"{unit} may run on the CPUs {sorted(allowed)}, those of one node are expected"
@@ -105,16 +111,25 @@ def judge(service, machine):
         assert f"bind:{home}" in policies and policies <= {f"bind:{home}", "local"}, said
         listening = output("ss", "-Hltnp", f"sport = :{first_port + int(unit.rpartition('-')[2].partition('.')[0])}")
         assert f"pid={pid}," in listening, f"{unit} does not listen where it should: {listening}"
-        homes.append(home)
-    return homes
+        places.append((home, allowed))
+    return places
 
 
 def main():
     machine = nodes()
     assert len(machine) > 1, "this host has one NUMA node: nothing to see"
-    for service in SERVICES:
-        homes = judge(service, machine)
-        assert sorted(homes) == sorted(machine), f"{service} has instances on the nodes {homes}, one on each of {sorted(machine)} is expected"
+    places = {service: judge(service, machine) for service in SERVICES}
+    core_of, owners, homes = cores(), {}, {}
+    for service, found in places.items():
+        assert found, f"{service} has no instances"
+        for home, allowed in found:
+            homes.setdefault(home, set()).add(service)
+            for core in {core_of[cpu] for cpu in allowed}:
+                assert core not in owners, f"core {core} is one of {service} and one of {owners[core]}"
+                owners[core] = service
+    # Two services and two nodes: one each.
+    assert len(homes) == len(SERVICES) and all(len(found) == 1 for found in homes.values()), f"each service is expected on a node of its own: {homes}"
+    print(f"{len(owners)} cores, none of them used by two instances")
     _port, model, request = SERVICES["model-service"]
     assert ask(f"http://127.0.0.1:{BALANCER}/v2/models/{model}/infer", {"inputs": [request]})["outputs"]
     print("both answer, and the balancer does")
