@@ -34,6 +34,7 @@ PACKAGES = {
     "cpio": "cpio",
     "depmod": "kmod",
     "git": "git",
+    "haproxy": "haproxy",
     "iasl": "acpica-tools",
     "ip": "iproute2",
     "iptables": "iptables",
