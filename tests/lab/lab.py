@@ -34,7 +34,6 @@ PACKAGES = {
     "cpio": "cpio",
     "depmod": "kmod",
     "git": "git",
-    "haproxy": "haproxy",
     "iasl": "acpica-tools",
     "ip": "iproute2",
     "iptables": "iptables",

@@ -53,13 +53,9 @@ def infer(connection, numbers):
     headers = {"Inference-Header-Content-Length": str(len(text))}
     if "VECTORS_KEY" in os.environ:
         headers["Authorization"] = "Bearer " + os.environ["VECTORS_KEY"]
-    # A search that is killed leaves those that it had begun, which the balancer answers with 502: ask another one, once.
-    for _dummy in range(2):
-        connection.request("POST", "/v2/models/vectors/infer", text + data, headers)
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 502:
-            break
+    connection.request("POST", "/v2/models/vectors/infer", text + data, headers)
+    response = connection.getresponse()
+    body = response.read()
     if response.status != 200:
         raise http.client.HTTPException(f"{response.status} {body[:200]!r}")
     answer = json.loads(body)

@@ -1,16 +1,13 @@
 # Copyright (c) 2026, The ainode.cpu authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge one thing about the load balancer on this node: probe.py ROW, a row of the audit (in_force, servers, certificate FILE DAYS).
+"""Judge one thing about the load balancer on this node: probe.py ROW, a row of the audit (in_force, servers).
 
 Asks HAProxy at its administrator's socket (management guide, "show stat").
 """
 
 import csv
-import hashlib
 import re
 import socket
-import ssl
-import sys
 import time
 
 from unit_probe import Failed, main, read
@@ -63,24 +60,6 @@ def servers():
     return "pass", f"{len(rows)} of {len(rows)} instances answer", ""
 
 
-def certificate():
-    """HAProxy serves the certificate that is in the file, and it is valid for more than so many days."""
-    path, days = sys.argv[2], int(sys.argv[3])
-    shown = dict(line.split(": ", 1) for line in ask(f"show ssl cert {path}").splitlines() if ": " in line)
-    if "notAfter" not in shown:
-        raise Failed(f"HAProxy serves no certificate of {path}")
-    # The first one is the server's own (HAProxy's "crt"); the key is not looked at.
-    first = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", read(path), re.DOTALL)
-    if first is None:
-        raise Failed(f"{path} has no certificate")
-    if hashlib.sha1(ssl.PEM_cert_to_DER_cert(first[0])).hexdigest() != shown["SHA1 FingerPrint"].lower():
-        raise Failed(f"{path} has another certificate than the one that HAProxy serves, which ends {shown['notAfter']}: run the role load_balancer")
-    left = (ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) / 86400
-    if left <= days:
-        raise Failed(f"the certificate of {path} ends {shown['notAfter']}, {left:.1f} days from now; expected are more than {days}")
-    return "pass", f"ends {shown['notAfter']}", ""
-
-
 if __name__ == "__main__":
-    rows = {row.__name__: row for row in (in_force, servers, certificate)}
+    rows = {row.__name__: row for row in (in_force, servers)}
     main(rows, lasting=rows)
