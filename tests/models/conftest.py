@@ -24,7 +24,6 @@ LOCKS = {
     "quantize": CHECKOUT / "roles/frameworks/files/locks/openvino-{tag}.txt",
     "server": ROLE / "files/locks/server-{tag}.txt",
     "weights": CHECKOUT / "tests/models/locks/weights-{tag}.txt",
-    "onnx": CHECKOUT / "tests/models/locks/onnx-{tag}.txt",
     "quantize_torch": ROLE / "files/locks/quantize_torch-{tag}.txt",
     "neural_compressor": CHECKOUT / "roles/frameworks/files/locks/neural_compressor_classic-{tag}.txt",
     "tensorflow": CHECKOUT / "roles/frameworks/files/locks/tensorflow-{tag}.txt",

@@ -27,23 +27,9 @@ def free_port():
 
 
 class Service:
-    def __init__(self, interpreter, program, repository, log, *more, limit=LIMIT):
+    def __init__(self, interpreter, program, repository, log):
         self.port, self.grpc_port = free_port(), free_port()
-        arguments = [
-            "--repository",
-            repository,
-            "--port",
-            self.port,
-            "--grpc-port",
-            self.grpc_port,
-            "--threads",
-            1,
-            "--max-request",
-            limit,
-            "--drain",
-            1,
-            *more,
-        ]
+        arguments = ["--repository", repository, "--port", self.port, "--grpc-port", self.grpc_port, "--threads", 1, "--max-request", LIMIT, "--drain", 1]
         self.log = log.open("w")
         self.process = subprocess.Popen([str(it) for it in (interpreter, program, *arguments)], stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 120

@@ -16,8 +16,6 @@ from unit_probe import Failed, ask, expand, local_url, main, read, running, unit
 
 # As the kernel names them in /proc/cpuinfo.
 INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
-# What JSON has for nothing, where that is not 0.
-ZERO = {"BOOL": False, "BYTES": ""}
 
 
 def reports(unit):
@@ -62,24 +60,17 @@ def int8():
 
 
 def answers():
-    """Each instance has each of its models ready, and answers a request of zeros for it with outputs as its metadata tell."""
+    """Each instance answers a request of zeros for each of its models with outputs as its metadata tell."""
     instances, names = units("model-service"), set()
     for unit in instances:
         base = local_url(unit.options["address"], unit.options["port"])
         with running(unit, base + "/v2/health/ready"):
             for name in reports(unit):
-                # One that cannot be served fails with its reason.
-                ask(f"{base}/v2/models/{name}/ready")
                 told = json.loads(ask(f"{base}/v2/models/{name}"))
                 # What is free is 1, but for what a model may not take so small: then its own error says so.
                 shapes = {tensor["name"]: [max(size, 1) for size in tensor["shape"]] for tensor in told["inputs"]}
                 inputs = [
-                    {
-                        "name": it["name"],
-                        "shape": shapes[it["name"]],
-                        "datatype": it["datatype"],
-                        "data": [ZERO.get(it["datatype"], 0)] * math.prod(shapes[it["name"]]),
-                    }
+                    {"name": it["name"], "shape": shapes[it["name"]], "datatype": it["datatype"], "data": [0] * math.prod(shapes[it["name"]])}
                     for it in told["inputs"]
                 ]
                 outputs = json.loads(ask(f"{base}/v2/models/{name}/infer", {"inputs": inputs}))["outputs"]
