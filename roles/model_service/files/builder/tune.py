@@ -53,7 +53,11 @@ def main():
     reference = outputs(model, validation)
 
     def measure(candidate):
-        value = float(np.mean(metric(outputs(candidate, validation), reference, labels)))
+        try:
+            value = float(np.mean(metric(outputs(candidate, validation), reference, labels)))
+        except quantize.Unusable as error:  # NaN
+            quantize.say(f"  a candidate is ruined: {error}")
+            return float("-inf")
         quantize.say(f"  a candidate of strategy {want['strategy']} has {want['metric']} {value:.4f}")
         return value
 
