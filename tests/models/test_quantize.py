@@ -71,8 +71,7 @@ def test_lost_accuracy_is_refused_with_both_figures_and_what_to_try(quantize, di
     assert report["drop"] > 0.2
     for text in (f"{report['value']['fp32']:.4f}", f"{report['value']['int8']:.4f}", "max_drop is 0.02", "Try method nncf_accuracy_control"):
         assert text in report["refused"]
-    moved = quantize.model(digits(400), max_drop=0.03)[1]
-    assert "max_drop is 0.03" in moved["refused"] and not moved["built"], "moving the gate needs no new quantization"
+    assert quantize.model(digits(400), max_drop=0.95)[1]["refused"] is None, "moving the gate needs no new quantization"
 
 
 def test_accuracy_control_rescues_it(quantize, digits):
@@ -121,7 +120,7 @@ def test_a_metric_of_ones_own(quantize, digits, tmp_path):
         ({"source": "/nowhere.onnx"}, "source /nowhere.onnx does not exist"),
         ({"calibration": ""}, "method nncf needs calibration data"),
         ({"validation": ""}, "there are no validation data"),
-        ({"metric": "wer"}, "metric 'wer' is none of accuracy"),
+        ({"metric": "f1"}, "metric 'f1' is none of accuracy"),
         ({"source": __file__}, "cannot be read as a model"),
         ({"validation": __file__}, "is no .npz file of arrays"),
     ],
