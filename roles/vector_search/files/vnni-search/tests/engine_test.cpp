@@ -271,6 +271,38 @@ TEST_CASE("the table reaches the recall it promises") {
     }
 }
 
+TEST_CASE("under 4,096 rows the recall is 1") {
+    const Directory dir;
+    const uint32_t dim = 32;
+    auto rows = random_rows(3000, dim, 1);
+    for (size_t i = 0; i < 3000; ++i) rows[i * dim] = float(i % 4) * 1000;
+    const std::vector<float> queries(rows.begin(), rows.begin() + 20 * dim);
+    Searcher searcher(build_from(dir, rows, dim, {}));
+    CHECK(recall(searcher, Metric::l2, queries, as_map(rows, dim), dim, {}) == 1);
+}
+
+TEST_CASE("a column a thousand times the others leaves the target kept") {
+    const Directory dir;
+    const uint32_t dim = 32;
+    auto rows = random_rows(4500, dim, 1);
+    for (size_t i = 0; i < 4500; ++i) rows[i * dim] = float(i % 4) * 1000;
+    const std::vector<float> queries(rows.begin(), rows.begin() + 20 * dim);
+    Searcher searcher(build_from(dir, rows, dim, {}));
+    CHECK(recall(searcher, Metric::l2, queries, as_map(rows, dim), dim, {}) >= 0.94);
+}
+
+TEST_CASE("a file that is longer than its header says is refused") {
+    const Directory dir;
+    for (const char* end : {"x.fbin", "x.u8bin"}) {
+        const uint32_t head[] = {10, 4};
+        std::ofstream file(dir / end, std::ios::binary);
+        file.write(reinterpret_cast<const char*>(head), 8);
+        file << std::string(10 * 4 * 4 * 2, 0);
+        file.close();
+        CHECK_THROWS_WITH_AS(Vectors(dir / end), doctest::Contains("that its header names"), Error);
+    }
+}
+
 TEST_CASE("small and odd inputs") {
     const Directory dir;
     BuildOptions options;
@@ -725,3 +757,78 @@ TEST_CASE("kill -9 at any moment loses nothing acknowledged and adds nothing") {
         if (open_id) acknowledged[open_id] = there.count(open_id);
     }
 }
+
+// What other people's data is like. Each family answers with its target or is refused with a reason, never with less.
+TEST_CASE("the target is kept on data of any kind") {
+    const Directory dir;
+    const uint32_t dim = 16;
+    const size_t n = 4500, held = 40;  // over the rows that are compared whole anyway
+    using Change = std::function<void(float*, size_t, Random&)>;
+    const auto uniform = [](Random& random) { return float(random() >> 40) * 0x1p-24f; };
+    const std::pair<const char*, Change> families[] = {
+        {"ordinary", [](float*, size_t, Random&) {}},
+        {"one column a thousand times the others", [&](float* x, size_t, Random& r) { x[0] = 1000 * std::floor(4 * uniform(r)); }},
+        {"columns over six orders", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] *= std::pow(10.0f, float(j % 7) - 3); }},
+        {"heavy tails", [&](float* x, size_t, Random& r) { for (uint32_t j = 0; j < dim; ++j) x[j] *= std::min(1000.0f, std::pow(uniform(r) + 1e-4f, -0.7f)); }},
+        {"norms over six orders", [&](float* x, size_t, Random& r) { const float s = std::pow(10.0f, 6 * uniform(r) - 3); for (uint32_t j = 0; j < dim; ++j) x[j] *= s; }},
+        {"small values", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] *= 1e-5f; }},
+        {"smallest values", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] *= 1e-20f; }},
+        {"huge values", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] *= 1e10f; }},
+        {"hugest values", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] *= 1e25f; }},
+        {"far from the origin", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] += 1e5f; }},
+        {"near-duplicates", [&](float* x, size_t i, Random& r) { Random same{i / 200 + 1}; for (uint32_t j = 0; j < dim; ++j) x[j] = float(uniform(same)) + 0.01f * uniform(r); }},
+        {"sparse", [&](float* x, size_t, Random& r) { for (uint32_t j = 0; j < dim; ++j) if (uniform(r) < 0.8f) x[j] = 0; }},
+        {"constant columns", [](float* x, size_t, Random&) { std::fill(x, x + dim / 2, 7.0f); }},
+        {"integers", [](float* x, size_t, Random&) { for (uint32_t j = 0; j < dim; ++j) x[j] = std::round(20 * x[j]); }},
+    };
+    for (const auto& [family, change] : families)
+        for (const Metric metric : {Metric::l2, Metric::ip, Metric::cosine}) {
+            Random random{3};
+            auto rows = random_rows(n + held, dim, 11);
+            for (size_t i = 0; i < n + held; ++i) change(&rows[i * dim], i * 37 % (n + held), random);
+            const std::vector<float> queries(rows.end() - held * dim, rows.end());
+            rows.resize(n * dim);
+            BuildOptions options;
+            options.metric = metric, options.threads = 2, options.ef = 64;
+            std::shared_ptr<Index> index;
+            try {
+                index = build_from(dir, rows, dim, options);
+            } catch (const Error&) {
+                continue;
+            }
+            Searcher searcher(index);
+            for (const uint32_t k : {1u, 10u, 100u})
+                for (const float target : {0.95f, 0.99f}) {
+                    SearchOptions search;
+                    search.k = k, search.recall_target = target;
+                    std::vector<uint64_t> ids(k);
+                    std::vector<float> distances(k);
+                    size_t hits = 0;
+                    bool refused = false;
+                    for (size_t q = 0; q < held && !refused; ++q) {
+                        std::vector<double> far(n);
+                        for (size_t i = 0; i < n; ++i) {
+                            double l2 = 0, dot = 0, length = 0;  // without the 1 of `1 - ip`, which rounds small products away
+                            for (uint32_t j = 0; j < dim; ++j) {
+                                const double a = queries[q * dim + j], b = rows[i * dim + j];
+                                l2 += (a - b) * (a - b), dot += a * b, length += b * b;
+                            }
+                            far[i] = metric == Metric::l2 ? l2 : metric == Metric::ip ? -dot : length ? -dot / std::sqrt(length) : 0;
+                        }
+                        auto sorted = far;
+                        std::nth_element(sorted.begin(), sorted.begin() + k - 1, sorted.end());
+                        const double last = sorted[k - 1], tie = last + 1e-7 * std::abs(last);
+                        try {
+                            const uint32_t found = searcher.search(&queries[q * dim], search, ids.data(), distances.data());
+                            for (uint32_t i = 0; i < found; ++i) hits += far[ids[i]] <= tie;
+                        } catch (const Error&) {
+                            refused = true;
+                        }
+                    }
+                    // The target is a mean over queries; these are 40 others than those it was measured on.
+                    INFO(family, ", ", name(metric), ", k ", k, ", target ", target);
+                    if (!refused) CHECK(double(hits) / double(held * k) >= target - (k == 1 ? 0.05 : 0.03));
+                }
+        }
+}
+
