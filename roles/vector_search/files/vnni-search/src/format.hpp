@@ -38,8 +38,6 @@ struct Section {
 // ef per recall target, measured at build on rows that were not in the graph yet.
 constexpr float kTargets[] = {0.90f, 0.95f, 0.97f, 0.98f, 0.99f, 0.995f, 0.999f};
 constexpr uint32_t kTargetKs[] = {1, 10, 100};
-constexpr uint32_t kCompareAll = kMaxEf;      // in the table: no effort by codes reaches the target, comparing all refinement rows does
-constexpr uint32_t kCannotReach = UINT32_MAX; // not even that does
 
 struct Header {
     char magic[8];           // "VNNISRCH"

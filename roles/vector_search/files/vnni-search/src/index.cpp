@@ -76,9 +76,6 @@ uint32_t Index::ef_for(float target, uint32_t k) const {
     const auto column = [&](size_t row) {  // the measured ef for the first target that is at least the wanted one
         size_t t = 0;
         while (t + 1 < std::size(kTargets) && kTargets[t] < target - 1e-6f) ++t;
-        if (h.table[row][t] == kCannotReach)
-            fail("recall_target ", target, " at k ", k, ": the build measured that this index cannot reach it; ask for a lower one, or build from rows "
-                 "moved to their mean (half floats are too coarse for these)");
         if (const uint32_t measured = h.table[row][t]) return double(measured);
         // Nothing was measured (an index too small, or grown from nothing): what random data needs.
         return std::max(24.0, double(kTargetKs[row])) * (target > 0.995f ? 24 : target > 0.98f ? 8 : target > 0.95f ? 4 : 2);
@@ -86,14 +83,13 @@ uint32_t Index::ef_for(float target, uint32_t k) const {
     size_t row = 0;
     while (row + 1 < std::size(kTargetKs) && kTargetKs[row + 1] <= k) ++row;
     double ef = column(row);
-    if (ef == kCompareAll || (row + 1 < std::size(kTargetKs) && k > kTargetKs[row] && column(row + 1) == kCompareAll)) return kCompareAll;
-    if (row + 1 < std::size(kTargetKs) && k > kTargetKs[row]) {  // between two measured k: linear
+    if (row + 1 < std::size(kTargetKs)) {  // between two measured k: linear
         const double share = double(k - kTargetKs[row]) / (kTargetKs[row + 1] - kTargetKs[row]);
         ef += share * (column(row + 1) - ef);
     } else {
         ef *= double(k) / kTargetKs[row];
     }
-    return uint32_t(std::clamp(std::ceil(ef), 1.0, double(kMaxEf - 1)));
+    return uint32_t(std::clamp(std::ceil(ef), 1.0, double(kMaxEf)));
 }
 
 // --- Searcher ---
@@ -139,19 +135,17 @@ uint32_t Searcher::refine(uint32_t k, uint64_t* ids, float* distances) {
     s.distances.resize(n);
     s.order.resize(n);
     (l2 ? kernels().l2_16 : kernels().dot16)(rows, dim, dim, s.slots.data(), n, s.exact.data(), s.distances.data());
+    const float unscale = 1 / (data.header.refine_scale * data.header.refine_scale);
     for (uint32_t i = 0; i < n; ++i) {
-        if (!l2) s.distances[i] = -s.distances[i];
+        s.distances[i] = l2 ? s.distances[i] * unscale : 1 - s.distances[i] * unscale;
         s.order[i] = i;
     }
     std::partial_sort(s.order.begin(), s.order.begin() + found, s.order.end(), [&](uint32_t a, uint32_t b) {
         return s.distances[a] != s.distances[b] ? s.distances[a] < s.distances[b] : s.slots[a] < s.slots[b];
     });
-    // Ordered before the scale and the 1 of `1 - ip` round small differences away.
-    const double unscale = 1 / (double(data.header.refine_scale) * data.header.refine_scale);
-    constexpr double most = std::numeric_limits<float>::max();
     for (uint32_t i = 0; i < found; ++i) {
         ids[i] = data.id_of(s.slots[s.order[i]]);
-        if (distances) distances[i] = float(std::clamp((l2 ? 0 : 1) + s.distances[s.order[i]] * unscale, -most, most));
+        if (distances) distances[i] = s.distances[s.order[i]];
     }
     s.beam.stats.refined = n;
     return found;
@@ -160,7 +154,9 @@ uint32_t Searcher::refine(uint32_t k, uint64_t* ids, float* distances) {
 uint32_t Searcher::exact(const float* query, const uint32_t* slots, uint64_t n, uint32_t k, uint64_t* ids) {
     prepare(query);
     Scratch& s = *scratch_;
-    s.slots.assign(slots, slots + n);
+    s.beam.scan(index_->data().view, s.query, 16 * k, n, slots, nullptr);
+    s.slots.clear();
+    for (uint32_t i = 0; i < s.beam.pool.size(); ++i) s.slots.push_back(s.beam.pool.slot(i));
     return refine(k, ids, nullptr);
 }
 
@@ -201,13 +197,6 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
         }
     };
     const bool filtered = options.filter && !(options.filter->all.empty() && options.filter->any.empty() && options.filter->none.empty());
-    // Few rows, or rows whose codes were measured to miss the target: all of them at full precision.
-    const bool compare_all = !options.ef && (rows <= kScanRows || ef == kCompareAll);
-    if (!filtered && compare_all) {
-        for (uint32_t slot = 0; slot < rows; ++slot)
-            if (!pass || pass(slot)) s.slots.push_back(slot);
-        return refine(k, ids, distances);
-    }
     if (!filtered) {
         const uint64_t hidden = data.hidden.load(std::memory_order_relaxed), live = data.live.load(std::memory_order_relaxed);
         bool scan = rows <= kScanRows || hidden > 4 * live;
@@ -242,12 +231,6 @@ uint32_t Searcher::search(const float* query, const SearchOptions& options, uint
     static const Tags untagged(0);
     filter = (data.tags ? *data.tags : untagged).compile(*options.filter, index_->size(), std::max<uint64_t>(kScanRows, uint64_t(std::sqrt(kWalkRows * ef * double(rows)))));
     pass = [&](uint32_t slot) { return filter(slot) && !data.dead(slot); };
-    if (compare_all || filter.rows <= kScanRows / 4) {
-        const uint64_t n = filter.listed ? filter.candidates.size() : rows;
-        for (uint64_t i = 0; i < n; ++i)
-            if (const uint32_t slot = filter.listed ? filter.candidates[i] : uint32_t(i); pass(slot)) s.slots.push_back(slot);
-        return refine(k, ids, distances);
-    }
     const double share = double(std::max<uint64_t>(filter.rows, 1)) / double(rows);
     const double walk = kWalkRows * ef / share, scan = double(filter.rows) + (filter.listed ? 0 : kTestCost * double(rows));
     if (rows > kScanRows && walk < scan && ef / share < kMaxEf) {

@@ -92,7 +92,7 @@ class Searcher {
     // query: dim() finite floats; ids and distances: room for k. Returns how many were found (k unless the index or the filter has
     // fewer). Throws Error on a non-finite query and on options out of range.
     uint32_t search(const float* query, const SearchOptions&, uint64_t* ids, float* distances);
-    // The k nearest among slots[0, n) by comparing the refinement copy of all of them: the truth that recall is measured against.
+    // The k nearest among slots[0, n) by comparing all of them: the truth that recall is measured against.
     uint32_t exact(const float* query, const uint32_t* slots, uint64_t n, uint32_t k, uint64_t* ids);
     const SearchStats& stats() const;
 

@@ -104,9 +104,6 @@ Vectors::Vectors(const std::string& path) : file_(path, O_RDONLY) {
     if (rows_ > (UINT64_MAX - offset_) / stride_ || size < offset_ + rows_ * stride_)
         fail(path, ": ", size, " bytes, expected ", offset_ + rows_ * stride_, " for ", rows_, " vectors of ", dim_, ": truncated");
     if (!rows_) fail(path, ": no vectors; an index learns its codes from some, so begin with a sample of what will come");
-    if (size != offset_ + rows_ * stride_)
-        fail(path, ": ", size, " bytes, expected ", offset_ + rows_ * stride_, " for the ", rows_, " vectors of ", dim_, " that its header names: another type, or a header "
-             "that names too few");
     if (rows_ >= kNoSlot) fail(path, ": ", rows_, " vectors; an index holds at most ", kNoSlot - 1);
 }
 

@@ -53,7 +53,6 @@ static const char* const kBuildHelp = R"(usage: vnni-search build --input FILE -
 static const char* const kInfoHelp = R"(usage: vnni-search info FILE [--sample N [--nearest K]]
 
 Prints an index's header: rows, dimension, metric, version, sections, the ef measured for each recall.
-"all": no ef reached it, such searches compare the refinement copy of every row; "refused": not even that reached it, such searches are refused.
 --sample N: instead, as JSON, the header's main fields and N rows spread over the index with their ids and vectors, to query a service with.
 --nearest K: with each of them, its K nearest of up to a million rows spread over the index ("compared"), found by comparing all: to judge the answers.
 )";
@@ -184,7 +183,7 @@ static int info_main(const std::string& path) {
     for (const float target : kTargets) std::printf(" %7.3f", double(target));
     for (size_t row = 0; row < std::size(kTargetKs); ++row) {
         std::printf("\n        k = %-3u", kTargetKs[row]);
-        for (const uint32_t ef : h.table[row]) std::printf(" %7s", ef == kCompareAll ? "all" : ef == kCannotReach ? "refused" : std::to_string(ef).c_str());
+        for (const uint32_t ef : h.table[row]) std::printf(" %7u", ef);
     }
     std::printf("\n");
     return 0;
