@@ -68,7 +68,7 @@ check: setup-test
 # The server as its clients see it, one of them not ours, and on CPUs without VNNI (qemu-user).
 service: search setup-test
 	@requirements/setup.sh clients
-	@[ "$$(id -u)" != 0 ] || PYTHONPATH=tests/lab $(BIN)/python -c 'import lab; lab.need("qemu-x86_64")'
+	@[ "$$(id -u)" != 0 ] || PYTHONPATH=tests/lab $(BIN)/python -c 'import lab; lab.need("curl", "qemu-x86_64")'
 	VNNI_SEARCH=$(CURDIR)/build/vnni-search $(BIN)/pytest -q -rs $(ENGINE)/tests/serve_test.py
 
 sanity: setup-test

@@ -19,8 +19,12 @@ import time
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = CHECKOUT / "build" / "test"
 AT_ONCE = 3  # the hosts mostly wait, for each other's answers and for a boot
-TELLING = re.compile(r"^(fatal:|failed:|FAILED|ERROR|E  |\[ERROR\]|make(\[\d+\])?: \*\*\*)|\bfail +\S+\.\S+ |^\s*(Rows|Tests) passed:")
+# A failed task and what Ansible says of it, a failed row of the audit, a failed test.
+TELLING = re.compile(r"fatal: |failed: |FAILED|ERROR|E  |\[ERROR\]|make(\[\d+\])?: \*\*\*|FAIL +[a-z_]+\.")
+FATAL_LINES = 25  # of a task's message
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Molecule draws a box around what it runs.
+BOX = re.compile(r"^\s*│ ?")
 
 
 def run(group):
@@ -38,9 +42,13 @@ def output(group):
 
 
 def telling(text, lines=12, width=400):
-    """Return the lines of a failed group's output that say why, or its last ones if none does."""
-    text = [COLOUR.sub("", line)[:width] for line in text.splitlines()]
-    return [line for line in text if TELLING.search(line)][-lines:] or text[-lines:]
+    """Return the lines of a failed group's output that say why, or its last ones if none does: those that tell, and the message of the last failed task."""
+    text = [BOX.sub("", COLOUR.sub("", line))[:width] for line in text.splitlines()]
+    found = [number for number, line in enumerate(text) if TELLING.match(line)][-lines:]
+    fatal = max((number for number in found if text[number].startswith("fatal: ")), default=None)
+    if fatal is not None:
+        found = sorted({*found, *range(fatal, min(fatal + FATAL_LINES, len(text)))})
+    return [text[number] for number in found] or text[-lines:]
 
 
 def main(groups):

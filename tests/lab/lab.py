@@ -28,6 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aino
 
 # command -> the Debian package that brings it
 PACKAGES = {
+    "curl": "curl",
     "apt-config": "apt",
     "chromedriver": "chromium-driver",
     "chromium": "chromium",

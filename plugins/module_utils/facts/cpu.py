@@ -64,7 +64,6 @@ _DMI_VIRTUAL = (
     ("kvm", "KVM"),
     ("qemu", "KVM"),
     ("kubevirt", "KVM"),
-    ("openstack nova", "KVM"),
     ("apple virtualization", "Apple"),
     ("microsoft corporation virtual machine", "Microsoft"),
     ("hetzner vserver", "KVM"),
@@ -81,7 +80,6 @@ _DMI_EITHER = (
     ("rhev", "KVM"),
     ("digitalocean", "KVM"),
     ("alibaba cloud", "KVM"),
-    ("hetzner", "KVM"),
 )
 # What those who let both call their bare-metal types: c7g.metal, c4a-highmem-96-metal, ecs.ebmg8y.
 _DMI_METAL = re.compile(r"\bmetal\b|\becs\.\w*ebm")
